@@ -1,0 +1,116 @@
+# Copyright (c) 2026, Stillframe contributors
+# GNU General Public License v3.0 or later (see LICENSES/GPL-3.0-or-later.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The options that name the images of a dump. Private to this collection; kept in step with module_utils/_argspecs.py."""
+
+from __future__ import annotations
+
+
+class ModuleDocFragment:
+    """The options of the modules that write or read images."""
+
+    DOCUMENTATION = r"""
+options:
+  images_dir:
+    description:
+      - The directory that holds the images of the dump.
+    type: path
+    required: true
+requirements:
+  - "Linux 5.9, x86_64"
+  - "Python 3.9"
+  - "protobuf >= 3.20.3"
+  - "python-ptrace >= 0.9.9"
+"""
+
+    RUN = r"""
+options:
+  work_dir:
+    description:
+      - The directory for statistics and for a relative O(log_file).
+      - Defaults to O(images_dir).
+    type: path
+  log_file:
+    description:
+      - A file that the engine's log is written to, relative to O(work_dir). Without it there is no log.
+    type: path
+  action_script:
+    description:
+      - Programs to run on the host at each stage of the work, the last one first.
+      - The stage is in the environment variable E(CRTOOLS_SCRIPT_ACTION), the images directory in E(CRTOOLS_IMAGE_DIR).
+        Where it is known, the PID of the root of the tree is in E(CRTOOLS_INIT_PID).
+      - A program that fails ends the work, up to the moment when the tasks go on.
+    type: list
+    elements: path
+    default: []
+"""
+
+    DUMP = r"""
+options:
+  images_dir:
+    description:
+      - The directory that the images are put into, one directory for each dump.
+      - It is made, for root alone to read, where it is missing and the directory above it exists. Nothing else may be in it.
+  prev_images_dir:
+    description:
+      - The images directory of the dump before this one, relative to O(images_dir), for example V(../1/).
+      - Only memory that changed since that dump is written.
+    type: str
+  tracker:
+    description:
+      - What tells which memory has changed.
+      - V(uffd_wp) has the kernel write-protect the memory, and needs Linux 6.7.
+      - V(soft_dirty) needs a kernel with C(CONFIG_MEM_SOFT_DIRTY).
+      - V(compare) compares the memory with the dump before, which is slower and needs nothing.
+      - V(auto) takes the first of these that works.
+    type: str
+    choices: [auto, uffd_wp, soft_dirty, compare]
+    default: auto
+  auto_dedup:
+    description:
+      - Free the data in the dumps before this one that this one replaces, while it is written.
+      - The dumps that data is freed in can no longer be restored by themselves.
+    type: bool
+    default: false
+  timeout:
+    description:
+      - Seconds allowed for stopping the tree. When they have passed, the tree runs on and the module fails.
+    type: float
+    default: 10
+  force:
+    description:
+      - Replace what O(images_dir) holds. Dumps that build on what it holds are lost with it.
+    type: bool
+    default: false
+"""
+
+    EXTERNAL = r"""
+options:
+  shell_job:
+    description:
+      - Allow a tree whose session or terminal is outside of it, such as a job of a shell.
+    type: bool
+    default: false
+  file_locks:
+    description:
+      - Accepted for trees without file locks. A tree that holds any is refused, with or without it. Carrying them is not supported yet.
+    type: bool
+    default: false
+  ext_unix_sk:
+    description:
+      - Allow unix sockets that are connected to a process outside of the tree.
+    type: bool
+    default: false
+  tcp_established:
+    description:
+      - Accepted for trees without established TCP connections.
+      - A tree that has any is refused, with or without it, unless O(tcp_close) is set. Carrying them is not supported yet.
+    type: bool
+    default: false
+  tcp_close:
+    description:
+      - Let established TCP connections go. The dump leaves them alone; once restored, their sockets are closed, as if the peer had hung up.
+      - Set it for the dump and for the restore.
+    type: bool
+    default: false
+"""
