@@ -1,0 +1,210 @@
+# Copyright (c) 2026, Stillframe contributors
+# GNU General Public License v2.0 or later, so v3.0 too (see LICENSES/GPL-2.0-or-later.txt)
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What /proc tells of a task: memory, mappings, state, threads, children (proc(5))."""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import Dict, FrozenSet, Iterator, List, NamedTuple, Tuple
+
+GONE = (FileNotFoundError, ProcessLookupError)
+"""What reading /proc/PID raises when the process has ended: ENOENT on open, ESRCH on read."""
+MAP_FIXED = 0x10
+MAP_FIXED_NOREPLACE = 0x100000  # include/uapi/asm-generic/mman-common.h
+
+
+class Area(NamedTuple):
+    """A line of /proc/PID/maps, with the VmFlags of smaps where those were asked for."""
+
+    start: int
+    end: int
+    perms: str
+    offset: int
+    device: str
+    inode: int
+    name: str
+    vm_flags: FrozenSet[str] = frozenset()
+
+    @property
+    def shared(self) -> bool:
+        return self.perms[3] == "s"
+
+
+class ThreadStatus(NamedTuple):
+    """The signal sets of /proc/PID/task/TID/status: bit n-1 is signal n."""
+
+    pending: int
+    shared_pending: int
+    blocked: int
+    ignored: int
+    caught: int
+
+
+class Stat(NamedTuple):
+    """The fields of /proc/PID/stat that an engine needs."""
+
+    pid: int
+    comm: str
+    state: str
+    ppid: int
+    pgrp: int
+    session: int
+    tty: int
+    flags: int
+    nice: int
+    threads: int
+    start_time: int
+    """Clock ticks since boot."""
+    start_code: int
+    end_code: int
+    start_stack: int
+    rt_priority: int
+    policy: int
+    start_data: int
+    end_data: int
+    start_brk: int
+    arg_start: int
+    arg_end: int
+    env_start: int
+    env_end: int
+    exit_code: int
+
+
+PF_KTHREAD = 0x00200000  # include/linux/sched.h
+
+
+def _read(path: str) -> str:
+    with open(path, encoding="utf-8", errors="surrogateescape") as file:
+        return file.read()
+
+
+def text(path: str) -> str:
+    """Return the content of a file in /proc. Raises OSError."""
+    return _read(path)
+
+
+def maps(pid: int) -> List[Area]:
+    """Return the mappings of PID."""
+    return [_area(line) for line in _read(f"/proc/{pid}/maps").splitlines()]
+
+
+def smaps(pid: int) -> List[Area]:
+    """Return the mappings of PID with their VmFlags. The kernel walks the page tables for it: about 4 ms a GiB."""
+    found: List[Area] = []
+    area = None
+    for line in _read(f"/proc/{pid}/smaps").splitlines():
+        key = line.split(" ", 1)[0]
+        if key == "VmFlags:" and area is not None:
+            found.append(area._replace(vm_flags=frozenset(line.split()[1:])))
+        elif not key.endswith(":"):
+            area = _area(line)
+    return found
+
+
+def _area(line: str) -> Area:
+    fields = line.split(None, 5)
+    start, end = (int(word, 16) for word in fields[0].split("-"))
+    name = fields[5].replace("\\012", "\n") if len(fields) > 5 else ""
+    return Area(start, end, fields[1], int(fields[2], 16), fields[3], int(fields[4]), name)
+
+
+def status(pid: int, tid: int = 0) -> Dict[str, str]:
+    """Return the lines of /proc/PID/status, or of its thread TID."""
+    path = f"/proc/{pid}/task/{tid}/status" if tid else f"/proc/{pid}/status"
+    return {key: value.strip() for key, _colon, value in (line.partition(":") for line in _read(path).splitlines())}
+
+
+def lives(pid: int) -> bool:
+    """Tell whether PID is there and no zombie."""
+    try:
+        return stat(pid).state not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def thread_status(pid: int, tid: int) -> ThreadStatus:
+    """Return the signal sets of thread TID of PID."""
+    lines = status(pid, tid)
+    return ThreadStatus(*(int(lines[key], 16) for key in ("SigPnd", "ShdPnd", "SigBlk", "SigIgn", "SigCgt")))
+
+
+def namespace_ids(pid: int, tid: int) -> Tuple[int, int]:
+    """Return PID and TID as their own PID namespace numbers them (NStgid and NSpid)."""
+    lines = status(pid, tid)
+    return int(lines["NStgid"].split()[-1]), int(lines["NSpid"].split()[-1])
+
+
+def thread_group(tid: int) -> int:
+    """Return the process that thread TID belongs to."""
+    return int(status(tid)["Tgid"])
+
+
+def stat(pid: int) -> Stat:
+    """Return the numbers of /proc/PID/stat."""
+    text = _read(f"/proc/{pid}/stat")
+    comm = text[text.index("(") + 1 : text.rindex(")")]
+    fields = text[text.rindex(")") + 2 :].split()
+
+    def field(number: int) -> int:
+        """Return field NUMBER as proc(5) counts them."""
+        return int(fields[number - 3])
+
+    numbers = (4, 5, 6, 7, 9, 19, 20, 22, 26, 27, 28, 40, 41, 45, 46, 47, 48, 49, 50, 51, 52)
+    return Stat(pid, comm, fields[0], *(field(number) for number in numbers))
+
+
+def threads(pid: int) -> List[int]:
+    """Return the threads of PID, the leader first."""
+    found = sorted(int(name) for name in os.listdir(f"/proc/{pid}/task"))
+    return [pid] + [tid for tid in found if tid != pid]
+
+
+def children(pid: int) -> List[int]:
+    """Return the children of PID, of any of its threads."""
+    return [int(word) for tid in threads(pid) for word in _read(f"/proc/{pid}/task/{tid}/children").split()]
+
+
+def descendants(pid: int) -> Iterator[int]:
+    """Yield PID and all processes below it, parents before children; those that end meanwhile may be left out."""
+    yield pid
+    try:
+        below = children(pid)
+    except GONE:
+        return
+    for child in below:
+        yield from descendants(child)
+
+
+def read_memory(pid: int, address: int, size: int) -> bytes:
+    """Return SIZE bytes of memory of PID at ADDRESS, also where its mapping cannot be read by itself. Raises OSError."""
+    memory = os.open(f"/proc/{pid}/mem", os.O_RDONLY)
+    try:
+        return os.pread(memory, size, address)
+    finally:
+        os.close(memory)
+
+
+def write_memory(pid: int, address: int, content: bytes) -> None:
+    """Replace memory of PID at ADDRESS by CONTENT, also where its mapping cannot be written by itself. Raises OSError."""
+    memory = os.open(f"/proc/{pid}/mem", os.O_RDWR)
+    try:
+        while content:
+            done = os.pwrite(memory, content, address)
+            if not done:
+                raise ProcessLookupError(errno.ESRCH, f"process {pid} has ended")  # fs/proc/base.c, mem_rw: it has no memory any more
+            address, content = address + done, content[done:]
+    finally:
+        os.close(memory)
+
+
+def auxv(pid: int) -> bytes:
+    """Return the auxiliary vector as the kernel keeps it."""
+    with open(f"/proc/{pid}/auxv", "rb") as file:
+        return file.read()
+
+
+def boot_id() -> str:
+    """Return what tells this boot of the machine from all others."""
+    return _read("/proc/sys/kernel/random/boot_id").strip()

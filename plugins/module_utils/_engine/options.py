@@ -1,0 +1,70 @@
+# Copyright (c) 2026, Stillframe contributors
+# GNU General Public License v2.0 or later, so v3.0 too (see LICENSES/GPL-2.0-or-later.txt)
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the verbs take: plain values, named as CRIU's long options."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Callable, Mapping, Optional
+
+Hook = Callable[[str, Mapping[str, str]], None]
+"""Called with the name of a stage, as CRIU's --action-script has them, and its environment (CRTOOLS_…).
+Raises to stop the verb."""
+
+
+def no_hook(stage: str, environment: Mapping[str, str]) -> None:
+    """Do nothing: the hook of those who want none."""
+
+
+@dataclass(frozen=True)
+class DumpOptions:
+    """Options of `dump` and `pre_dump`."""
+
+    tree: int
+    images_dir: str
+    work_dir: Optional[str] = None
+    """Where stats are written; images_dir when None."""
+    prev_images_dir: Optional[str] = None
+    """The parent dump, relative to images_dir (an absolute path is made relative)."""
+    leave_running: bool = False
+    leave_stopped: bool = False
+    track_mem: bool = False
+    tracker: str = "auto"
+    """auto, uffd_wp, soft_dirty or compare."""
+    freeze: str = "auto"
+    """auto, live, snapshot or hold."""
+    auto_dedup: bool = False
+    shell_job: bool = False
+    file_locks: bool = False
+    ext_unix_sk: bool = False
+    tcp_established: bool = False
+    tcp_close: bool = False
+    """Let established TCP connections go: their sockets are closed once restored."""
+    ghost_limit: int = 1 << 20
+    """Bytes: the biggest unlinked file that is kept in the images."""
+    timeout: float = 10.0
+    """Seconds allowed for stopping the tree."""
+    force: bool = False
+    """Replace what images_dir holds."""
+    hook: Hook = field(default=no_hook, compare=False)
+
+
+@dataclass(frozen=True)
+class RestoreOptions:
+    """Options of `restore`."""
+
+    images_dir: str
+    work_dir: Optional[str] = None
+    leave_stopped: bool = False
+    shell_job: bool = False
+    file_locks: bool = False
+    ext_unix_sk: bool = False
+    tcp_established: bool = False
+    tcp_close: bool = False
+    """Let established TCP connections go: their sockets are closed once restored."""
+    auto_dedup: bool = False
+    track_mem: bool = False
+    file_validation: str = "buildid"
+    """filesize or buildid."""
+    hook: Hook = field(default=no_hook, compare=False)
