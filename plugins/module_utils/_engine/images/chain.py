@@ -1,0 +1,270 @@
+# Copyright (c) 2026, Stillframe contributors
+# GNU General Public License v2.0 or later, so v3.0 too (see LICENSES/GPL-2.0-or-later.txt)
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A dump with all its parents, and where in them each page of it lies.
+
+Nothing in the files is believed: what is missing, cut short, changed or of another dump raises ChainError before a page is used.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Container, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import ChainError, ImagesError
+from .checksum import stretches_of
+from .cursor import Cursor, locate
+from .directory import INVENTORY, PARENT, is_dump
+from .image import ImagesDir
+from .magic import IMAGES_V1_1
+from .manifest import DUMP, PRE_DUMP, STILLFRAME, Manifest, Tree, read_manifest
+from .pagemap import PAGE_SIZE, Run
+from .ranges import total
+from .verification import verify_image, verify_images, verify_pages
+
+
+@dataclass(frozen=True)
+class Dump:
+    """One dump of a chain."""
+
+    path: str
+    """Its directory."""
+    kind: str
+    """dump or pre-dump."""
+    inventory: Any
+    manifest: Manifest | None
+    """None for a dump made by CRIU."""
+
+    @property
+    def id(self) -> str:
+        """UUID of the dump; empty for one made by CRIU."""
+        return self.manifest.id if self.manifest else ""
+
+    @property
+    def parent_id(self) -> str:
+        """UUID of the dump that it was made on top of; empty for a full dump and for one made by CRIU."""
+        return self.manifest.parent_id if self.manifest else ""
+
+    @property
+    def images(self) -> ImagesDir:
+        """The images of the dump."""
+        return ImagesDir(self.path)
+
+    def pagemaps(self) -> list[str]:
+        """Return the names of its pagemaps ("pagemap-123", "pagemap-shmem-5")."""
+        return [name for name in self.images.names() if name.startswith("pagemap-")]
+
+
+@dataclass(frozen=True)
+class Extent:
+    """Adjacent pages that lie side by side in one pages file."""
+
+    __slots__ = ("start", "pages", "path", "offset")
+
+    start: int
+    """Address of the first page, as in the pagemap."""
+    pages: int
+    path: str
+    """The pages file."""
+    offset: int
+    """In bytes."""
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A dump and its parents, found whole by `open_chain`."""
+
+    dumps: tuple[Dump, ...]
+    """Newest first."""
+
+    @property
+    def top(self) -> Dump:
+        """The dump that was opened."""
+        return self.dumps[0]
+
+    @property
+    def dump_id(self) -> str:
+        """UUID of the dump that was opened; empty for one made by CRIU."""
+        return self.top.id
+
+    def below(self, level: int) -> Chain:
+        """Return the chain that the dump at LEVEL, 0 being the newest, makes with its own parents."""
+        return Chain(self.dumps[level:])
+
+    def check_tree(self, tree: Tree) -> None:
+        """Raise ChainError when the newest dump is of another process tree than TREE, be it one that had the same process id.
+
+        A tree that was restored from the dump is another one by this: its root task started later. For a dump by CRIU nothing is known.
+        """
+        its = self.top.manifest.tree if self.top.id and self.top.manifest else tree
+        if its != tree:
+            raise ChainError(
+                f"{self.top.path} is a dump of another process {its.pid}, not of the {tree.pid} that runs now; "
+                "give the last dump of this tree as prev_images_dir, or make a full dump"
+            )
+
+    def extents(self, name: str) -> list[Extent]:
+        """Return where the pages of pagemap NAME lie, by ascending address, adjacent ones joined. Raises ChainError."""
+        return list(self.iterate_extents(name))
+
+    def iterate_extents(self, name: str) -> Iterator[Extent]:
+        """Yield what `extents` returns, one by one: it takes the same memory however many there are."""
+        last: Extent | None = None
+        for piece in self._pieces(name):
+            if last is None:
+                last = piece
+            elif _adjoins(last, piece):
+                last = Extent(last.start, last.pages + piece.pages, last.path, last.offset)
+            else:
+                yield last
+                last = piece
+        if last is not None:
+            yield last
+
+    def restorable(self) -> bool:
+        """Return whether the newest dump can be restored: it is no pre-dump, and dedup has freed none of its pages."""
+        return not self.obstacle()
+
+    def obstacle(self) -> str:
+        """Return in a sentence why the newest dump cannot be restored, empty when it can. Raises ChainError for a damaged chain."""
+        if self.top.kind == PRE_DUMP:
+            return f"{self.top.path} is a pre-dump: it holds memory only; restore a dump that was made on top of it"
+        lost = sum(total(record.gone) for record in self.top.manifest.pages.values()) if self.top.manifest else 0
+        if lost:
+            return f"dedup freed {lost} pages of {self.top.path}, since a newer dump holds them; restore that newer dump"
+        if any(record.gone for dump in self.dumps if dump.manifest for record in dump.manifest.pages.values()):
+            try:
+                for name in self.top.pagemaps():
+                    for _piece in self._pieces(name):
+                        pass
+            except ChainError as error:
+                return str(error)
+        return ""
+
+    def verify(self) -> None:
+        """Check what a restore of the newest dump needs: `verify_images` and `verify_pages`. Raises ChainError for the first fault."""
+        self.verify_images()
+        self.verify_pages()
+
+    def verify_images(self) -> None:
+        """Check every image of the newest dump, and of its parents the pagemaps; `open_chain` did the inventories. Raises ChainError."""
+        verify_images(self.top.path, self.top.manifest)
+        for dump in self.dumps[1:]:
+            for name in dump.pagemaps():
+                verify_image(dump.path, dump.manifest, name)
+
+    def verify_pages(self, good: Container[str] = ()) -> None:
+        """Check that all pages of the newest dump are there, and every stretch that holds one of them. Raises ChainError.
+
+        GOOD are the paths of pages files that are known to be right.
+        """
+        needed: dict[str, set[int]] = {}
+        for name in self.top.pagemaps():
+            for extent in self.iterate_extents(name):
+                needed.setdefault(extent.path, set()).update(stretches_of(extent.offset, extent.pages * PAGE_SIZE))
+        manifests = {dump.path: dump.manifest for dump in self.dumps}
+        for path, stretches in needed.items():
+            if path in good:
+                continue
+            verify_pages(path, manifests[os.path.dirname(path)], stretches)
+
+    def _pieces(self, name: str) -> Iterator[Extent]:
+        """Yield the extents of pagemap NAME, not joined."""
+        cursors = [Cursor(dump.path, dump.manifest, name) for dump in self.dumps]
+        try:
+            for run, first in cursors[0].steps():
+                for address, pages, level, index in _located(cursors, run, first):
+                    yield Extent(address, pages, cursors[level].pages_path, index * PAGE_SIZE)
+        except ImagesError as error:
+            raise as_chain_error(error) from error
+        finally:
+            for cursor in cursors:
+                cursor.close()
+
+
+def open_chain(path: str, verify: bool = True) -> Chain:
+    """Return the chain of the dump in directory PATH with all its parents.
+
+    With VERIFY, everything that a restore of it needs is read and checked first, at the speed of the disk. Raises ChainError
+    in one sentence for what is missing, cut short, changed, of another dump, or of a newer format.
+    """
+    dumps: list[Dump] = []
+    seen: set[str] = set()
+    here: str | None = path.rstrip("/") or "/"
+    while here is not None:
+        real = os.path.realpath(here)
+        if real in seen:
+            raise ChainError(f"{dumps[-1].path}/{PARENT} leads back to {here}; let it lead to the dump that it was made on top of")
+        seen.add(real)
+        dump = _open_dump(here, dumps[-1] if dumps else None)
+        dumps.append(dump)
+        here = _parent_of(dump)
+    chain = Chain(tuple(dumps))
+    if verify:
+        chain.verify()
+    return chain
+
+
+def as_chain_error(error: ImagesError) -> ChainError:
+    """Return ERROR as a ChainError: what is wrong with one image is wrong with the chain that needs it."""
+    return error if isinstance(error, ChainError) else ChainError(str(error))
+
+
+def _open_dump(path: str, child: Dump | None) -> Dump:
+    if not os.path.isdir(path):
+        if child is None:
+            raise ChainError(f"{path} is not a directory; give the directory of a dump")
+        raise ChainError(f"{path}, the parent of {child.path}, is missing; put it back there, or use a full dump")
+    if not is_dump(path):
+        role = "" if child is None else f", the parent of {child.path},"
+        raise ChainError(f"{path}{role} holds no finished dump (no {INVENTORY}); use one that was finished")
+    manifest = read_manifest(path)
+    verify_image(path, manifest, "inventory")
+    try:
+        inventory = ImagesDir(path).read_one("inventory")
+    except ImagesError as error:
+        raise as_chain_error(error) from error
+    if inventory.img_version > IMAGES_V1_1:
+        raise ChainError(f"{path}/{INVENTORY} has image version {inventory.img_version}, known here {IMAGES_V1_1}; use a newer Stillframe")
+    kind = PRE_DUMP if inventory.HasField("pre_dump_mode") else DUMP
+    dump = Dump(path, kind, inventory, manifest)
+    if child is not None:
+        _check_relation(child, dump)
+    return dump
+
+
+def _parent_of(dump: Dump) -> str | None:
+    link = os.path.join(dump.path, PARENT)
+    if not os.path.lexists(link):
+        if dump.parent_id:
+            raise ChainError(f"{link} is missing, though the dump was made on top of dump {dump.parent_id}; link it to that one")
+        return None
+    return os.path.realpath(link)
+
+
+def _check_relation(child: Dump, parent: Dump) -> None:
+    """Raise ChainError when CHILD was not made on top of PARENT, as far as their manifests tell."""
+    if child.manifest is None or child.manifest.made_by != STILLFRAME:
+        return
+    if child.parent_id != parent.id:
+        raise ChainError(
+            f"{child.path} was made on top of dump {child.parent_id or 'none'}, but its parent {parent.path} holds dump "
+            f"{parent.id or '(made by CRIU)'}; put the right one there"
+        )
+    mine, its = child.manifest.tree, parent.manifest.tree if parent.manifest else None
+    if its is not None and parent.id and mine.pid != its.pid:
+        raise ChainError(f"{child.path} is of the tree of process {mine.pid}, its parent {parent.path} of {its.pid}; put the right one in")
+
+
+def _located(cursors: list[Cursor], run: Run, first: int) -> Iterator[tuple[int, int, int, int]]:
+    if run.in_parent:
+        return locate(cursors, 1, run.start, run.end)
+    cursors[0].check_kept(run.start, first, run.pages)
+    return iter([(run.start, run.pages, 0, first)])
+
+
+def _adjoins(last: Extent, piece: Extent) -> bool:
+    size = last.pages * PAGE_SIZE
+    return piece.start == last.start + size and piece.path == last.path and piece.offset == last.offset + size

@@ -1,0 +1,178 @@
+# Copyright (c) 2026, Stillframe contributors
+# GNU General Public License v2.0 or later, so v3.0 too (see LICENSES/GPL-2.0-or-later.txt)
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The manifest of a dump, `stillframe.json`: what the format of CRIU has no place for.
+
+A dump that CRIU made has none, until dedup frees pages of it: then it gets one that only tells which.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from ..errors import ChainError
+from .checksum import STRETCH
+from .fault import fault, faults
+from .image import create
+from .ranges import Range
+
+FILE_NAME = "stillframe.json"
+FORMAT = 1
+PARTIAL = ".partial"
+DUMP, PRE_DUMP = "dump", "pre-dump"
+STILLFRAME, CRIU = "stillframe", "criu"
+
+
+@dataclass(frozen=True)
+class Tree:
+    """Which process tree it is: a process id alone is used again."""
+
+    pid: int
+    start_time: int
+    """Of the root task, in clock ticks since boot: field 22 of /proc/PID/stat."""
+    boot_id: str
+    """/proc/sys/kernel/random/boot_id."""
+
+
+@dataclass(frozen=True)
+class ImageRecord:
+    """One image file as it was written."""
+
+    size: int
+    checksum: str
+
+
+@dataclass(frozen=True)
+class PagesRecord:
+    """One pages file."""
+
+    size: int
+    stretches: tuple[str, ...] = ()
+    """The checksum of each stretch, gone pages counted as zeros. None for a dump made by CRIU."""
+    gone: tuple[Range, ...] = ()
+    """Pages of the file, counted from 0, that dedup has freed or is about to free."""
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """One file that the tree has open or mapped."""
+
+    path: str
+    size: int
+    mtime_ns: int
+    mode: int
+    build_id: str = ""
+    """Hexadecimal; empty for what is no ELF file or has none."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What `stillframe.json` holds."""
+
+    id: str
+    """UUID of this dump; empty for one made by CRIU."""
+    kind: str = DUMP
+    """dump or pre-dump."""
+    parent_id: str = ""
+    made_by: str = STILLFRAME
+    created: str = ""
+    """Time of the commit, UTC, ISO 8601."""
+    tracker: str = "none"
+    """What told the changed pages: uffd_wp, soft_dirty, compare; none for a full dump."""
+    tracking: str = "none"
+    """The tracker that was left armed."""
+    tree: Tree = Tree(0, 0, "")
+    host: str = ""
+    kernel: str = ""
+    """Release, as uname -r tells it."""
+    cpu_features: tuple[str, ...] = ()
+    page_size: int = 4096
+    algorithm: str = ""
+    """Of all checksums: xxh3_64 or crc32; empty where there are none."""
+    stretch: int = STRETCH
+    """Bytes of a pages file under one checksum."""
+    images: Mapping[str, ImageRecord] = field(default_factory=dict)
+    """By file name."""
+    pages: Mapping[str, PagesRecord] = field(default_factory=dict)
+    """By file name."""
+    files: tuple[FileRecord, ...] = ()
+    timings: Mapping[str, int] = field(default_factory=dict)
+    """Microseconds, named as in DumpResult."""
+    figures: Mapping[str, int] = field(default_factory=dict)
+    """Pages, named as in DumpResult."""
+
+
+def write_manifest(images_dir: str, manifest: Manifest) -> None:
+    """Put MANIFEST into IMAGES_DIR in one step: whoever reads finds the old one or the new. Raises ImagesError."""
+    path = manifest_path(images_dir)
+    body = {"format": FORMAT, **asdict(manifest)}
+    body["checksum"] = _checksum(body)
+    with faults("write", path):
+        with create(path + PARTIAL) as file:
+            file.write(json.dumps(body, sort_keys=True, separators=(",", ":")).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.rename(path + PARTIAL, path)
+
+
+def read_manifest(images_dir: str) -> Manifest | None:
+    """Return the manifest in IMAGES_DIR, None when there is none. Raises ChainError when it is damaged or of a newer format."""
+    path = manifest_path(images_dir)
+    try:
+        with open(path, "rb") as file:
+            text = file.read()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise ChainError(str(fault("read", path, error))) from error
+    try:
+        body = json.loads(text)
+        newer = isinstance(body["format"], int) and body["format"] > FORMAT
+        damaged = body.pop("checksum", "") != _checksum(body)
+        manifest = None if newer or damaged else _manifest(body)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _damaged(path) from error
+    if newer:
+        raise ChainError(
+            f"{path} was written by a newer Stillframe (format {body['format']}, known here: {FORMAT}); "
+            "use a Stillframe at least as new as the one that made the dump"
+        )
+    if manifest is None:
+        raise _damaged(path)
+    return manifest
+
+
+def manifest_path(images_dir: str) -> str:
+    """Return the path of the manifest of the dump in IMAGES_DIR."""
+    return os.path.join(images_dir, FILE_NAME)
+
+
+def _damaged(path: str) -> ChainError:
+    return ChainError(f"{path} is damaged: its content does not match its own checksum; use another copy of the dump")
+
+
+def _checksum(body: Mapping[str, Any]) -> str:
+    """Return the CRC-32 of BODY as canonical JSON: the one checksum that every Python of every version can tell."""
+    return f"{zlib.crc32(json.dumps(body, sort_keys=True, separators=(',', ':')).encode()):08x}"
+
+
+def _manifest(body: Mapping[str, Any]) -> Manifest:
+    """Return the manifest in BODY. Raises KeyError, TypeError or ValueError when a part is missing."""
+    known = {one.name for one in fields(Manifest)}
+    values = {name: value for name, value in body.items() if name in known}
+    values["tree"] = Tree(**body["tree"])
+    values["cpu_features"] = tuple(body["cpu_features"])
+    values["images"] = {name: ImageRecord(**record) for name, record in body["images"].items()}
+    values["pages"] = {name: _pages(record) for name, record in body["pages"].items()}
+    values["files"] = tuple(FileRecord(**record) for record in body["files"])
+    return Manifest(**values)
+
+
+def _pages(record: Mapping[str, Any]) -> PagesRecord:
+    gone = tuple((int(low), int(high)) for low, high in record["gone"])
+    return PagesRecord(int(record["size"]), tuple(record["stretches"]), gone)

@@ -1,0 +1,125 @@
+# Copyright (c) 2026, Stillframe contributors
+# GNU General Public License v2.0 or later, so v3.0 too (see LICENSES/GPL-2.0-or-later.txt)
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Pagemaps: which pages a dump holds, and which are to be looked up in its parent (images/pagemap.proto of CRIU 4.2).
+
+The pages that a pagemap calls present lie in `pages-N.img`, N being the pagemap's pages_id, one after the other in the
+order of the runs.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import ImagesError
+from . import schema
+from .image import ImagesDir
+from .magic import SUFFIX
+
+PE_PARENT = 1 << 0
+"""The pages are in the parent dump."""
+PE_LAZY = 1 << 1
+"""The pages may be filled in after the restore."""
+PE_PRESENT = 1 << 2
+"""The pages are in the pages file of this dump."""
+PAGE_SIZE = mmap.PAGESIZE
+MAX_RUN = 0xFFFFFFFF
+"""Pages: the most that compat_nr_pages, the only count that CRIU before 4.2 knows, can tell."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Adjacent pages that lie in the same place: in this dump, or in its parent."""
+
+    __slots__ = ("start", "pages", "in_parent")
+
+    start: int
+    """Address of the first page; for a shared-memory pagemap, its offset in the object."""
+    pages: int
+    in_parent: bool
+
+    @property
+    def end(self) -> int:
+        """Address after the last page."""
+        return self.start + self.pages * PAGE_SIZE
+
+
+@dataclass(frozen=True)
+class Pagemap:
+    """The pagemap of one address space ("pagemap-PID") or of one shared-memory object ("pagemap-shmem-ID")."""
+
+    pages_id: int
+    runs: tuple[Run, ...]
+    """Sorted by address, not overlapping."""
+
+
+def write_pagemap(images: ImagesDir, name: str, pagemap: Pagemap) -> None:
+    """Write PAGEMAP as image NAME. Raises ImagesError."""
+    write_runs(images, name, pagemap.pages_id, pagemap.runs)
+
+
+def write_runs(images: ImagesDir, name: str, pages_id: int, runs: Iterable[Run]) -> None:
+    """Write image NAME from RUNS, which may be too many to be held at once. Raises ImagesError."""
+    images.write(name, _with_head(schema.message("pagemap_head")(pages_id=pages_id), runs))
+
+
+def read_pagemap(images: ImagesDir, name: str) -> Pagemap:
+    """Return the pagemap that image NAME holds. Raises ImagesError when it is damaged or out of order."""
+    return Pagemap(pages_id(images, name), tuple(iterate_runs(images, name)))
+
+
+def pages_id(images: ImagesDir, name: str) -> int:
+    """Return the number of the pages file that belongs to the pagemap in image NAME. Raises ImagesError."""
+    with closing(images.iterate(name)) as entries:
+        head = next(entries, None)
+    if head is None:
+        raise ImagesError(f"{images.file(name)} is empty; use another copy of the dump")
+    return int(head.message.pages_id)
+
+
+def iterate_runs(images: ImagesDir, name: str) -> Generator[Run, None, None]:
+    """Yield the runs of the pagemap in image NAME in ascending order. Raises ImagesError as `read_pagemap` does."""
+    entries = images.iterate(name)
+    next(entries, None)
+    end, path = 0, images.file(name)
+    for entry in entries:
+        run = _run(entry.message, path)
+        if run.start < end:
+            raise ImagesError(f"{path} is damaged: its pages at {run.start:x} come after those up to {end:x}; use another copy of the dump")
+        end = run.end
+        yield run
+
+
+def pages_path(images_dir: str, number: int) -> str:
+    """Return the path of pages file NUMBER of the dump in IMAGES_DIR."""
+    return os.path.join(images_dir, f"pages-{number}{SUFFIX}")
+
+
+def _with_head(head: Any, runs: Iterable[Run]) -> Iterator[Any]:
+    yield head
+    entry_class = schema.message("pagemap_entry")
+    for run in runs:
+        flags = PE_PARENT if run.in_parent else PE_PRESENT
+        for done in range(0, run.pages, MAX_RUN):
+            pages = min(run.pages - done, MAX_RUN)
+            yield entry_class(vaddr=run.start + done * PAGE_SIZE, compat_nr_pages=pages, nr_pages=pages, flags=flags)
+
+
+def _run(entry: Any, path: str) -> Run:
+    """Return the run that ENTRY stands for; CRIU before 2.4 wrote in_parent and no flags, before 4.2 no nr_pages."""
+    flags = entry.flags
+    if entry.in_parent:
+        flags |= PE_PARENT
+    elif not entry.HasField("flags"):
+        flags = PE_PRESENT
+    pages = entry.nr_pages if entry.HasField("nr_pages") else entry.compat_nr_pages
+    if entry.vaddr % PAGE_SIZE or not pages or entry.vaddr + pages * PAGE_SIZE > 1 << 64:
+        raise ImagesError(f"{path} is damaged: it has {pages} pages at {entry.vaddr:x}; use another copy of the dump")
+    if not flags & (PE_PARENT | PE_PRESENT):
+        raise ImagesError(f"{path} leaves the pages at {entry.vaddr:x} to a lazy-pages server; use a dump that holds all its pages")
+    return Run(entry.vaddr, pages, bool(flags & PE_PARENT))

@@ -1,0 +1,32 @@
+# Copyright (c) 2026, Stillframe contributors
+# GNU General Public License v2.0 or later, so v3.0 too (see LICENSES/GPL-2.0-or-later.txt)
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What CRIU's images have no field for, as fields of our own in CRIU's messages.
+
+Their numbers are far above CRIU's, so that CRIU and crit pass over them; an image without them restores with the defaults.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from .field import Fields, optional
+
+_OWN = 10001
+
+EXTENSIONS: Mapping[str, Fields] = {
+    "task_core_entry": optional("stillframe_task_entry", stillframe=_OWN),
+    "thread_core_entry": optional("stillframe_thread_entry", stillframe=_OWN),
+}
+"""Fields that are added to CRIU's messages."""
+
+MESSAGES: Mapping[str, Fields] = {
+    "stillframe_task_entry": optional(
+        "uint32", coredump_filter=1, exit_signal=2, thp_disable=3, mce_kill=4, tsc=5, memory_merge=6, mdwe=7
+    )
+    + optional("uint64", xcomp_permissions=8),
+    "stillframe_thread_entry": optional("bytes", affinity=1) + optional("uint64", timer_slack=2) + optional("uint32", ioprio=3),
+}
+
+ENUMS: Mapping[str, Mapping[str, int]] = {}
+DEFAULTS: Mapping[str, str] = {}
