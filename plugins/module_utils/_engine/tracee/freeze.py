@@ -1,0 +1,272 @@
+# Copyright (c) 2026, Stillframe contributors
+# GNU General Public License v2.0 or later, so v3.0 too (see LICENSES/GPL-2.0-or-later.txt)
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Stopping a whole tree of processes, all threads, and letting it go as it was."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from dataclasses import dataclass
+from typing import Dict, List, Optional, Set, Tuple
+
+from ..errors import EngineError, FreezeError, TargetError
+from ..kernel import procfs, ptrace
+from ..kernel.kcmp import KCMP_VM, kcmp
+from .rseq import leave_critical_section
+from .tracee import Tracee
+
+
+@dataclass(frozen=True)
+class Task:
+    """A stopped process: its threads, the leader first."""
+
+    pid: int
+    threads: Tuple[Tracee, ...]
+    stop_signal: int
+    """The signal that had stopped it before we came, or 0."""
+
+    @property
+    def leader(self) -> Tracee:
+        return self.threads[0]
+
+    def release_scratch(self) -> None:
+        """Unmap what was mapped for batches."""
+        self.leader.close_scratch()
+
+
+_STEP, _VFORK_TIME, _ZOMBIE_TIME = 0.001, 0.02, 1.0
+"""Seconds."""
+
+
+class _Waiting(Exception):
+    """A process cannot stop, or a child not go, before another runs on that we have stopped."""
+
+    def __init__(self, error: EngineError, until: float) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.until = until
+        """When to give up and raise ERROR (time.monotonic())."""
+
+
+class FrozenTree:
+    """A tree of processes under our hand. Leaving the context lets it go on, unless it was ended meanwhile."""
+
+    def __init__(self, root: int, timeout: float) -> None:
+        self.root = root
+        self._timeout = timeout
+        self._tracees: Dict[int, Tracee] = {}
+        self._pending: List[Tracee] = []
+        """Seized, and not stopped yet."""
+        self._stop_signals: Dict[int, int] = {}
+        self._zombies: Dict[int, float] = {}
+        self._waiting = ptrace.Waiting()
+        self.tasks: Tuple[Task, ...] = ()
+        """Parents before their children."""
+
+    def __enter__(self) -> FrozenTree:
+        self._waiting.__enter__()
+        try:
+            self._freeze()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.thaw()
+        self._waiting.__exit__()
+
+    @property
+    def pids(self) -> Tuple[int, ...]:
+        return tuple(task.pid for task in self.tasks)
+
+    def _freeze(self) -> None:
+        """Stop every thread of every process. Where one waits for another that has stopped, let go what has, and try again."""
+        deadline = time.monotonic() + self._timeout
+        while True:
+            try:
+                self._stop_everything(deadline)
+                break
+            except _Waiting as waiting:
+                if time.monotonic() >= min(deadline, waiting.until):
+                    raise waiting.error from waiting
+                self._let_go()
+                time.sleep(_STEP)  # no event tells that a zombie was reaped, or that a child of vfork(2) is done
+        self.tasks = tuple(self._task(pid) for pid in procfs.descendants(self.root))
+
+    def _stop_everything(self, deadline: float) -> None:
+        """Stop until a whole pass finds none that runs."""
+        while True:
+            self._seize_new()
+            if not self._pending:
+                return
+            while self._pending:
+                self._await_stop(self._pending[0], deadline)
+                self._pending.pop(0)
+
+    def _let_go(self) -> None:
+        """Let the threads go on that have stopped, and the others as soon as they do."""
+        pending, self._pending = self._pending, []
+        waiting = {tracee.tid for tracee in pending}
+        for tracee in [tracee for tracee in self._tracees.values() if tracee.tid not in waiting]:
+            self._detach(tracee)
+        deadline = time.monotonic() + self._timeout
+        while pending and time.monotonic() < deadline:
+            tracee = pending.pop(0)
+            try:
+                self._await_stop(tracee, time.monotonic() + _VFORK_TIME)
+            except _Waiting:
+                pending.append(tracee)
+                continue
+            if tracee.tid in self._tracees:
+                self._detach(tracee)
+        self._pending = pending
+        self._stop_signals.clear()
+
+    def _detach(self, tracee: Tracee) -> None:
+        del self._tracees[tracee.tid]
+        try:
+            tracee.detach()
+        except ProcessLookupError:
+            self._let_go_running(tracee.tid)
+
+    def _task(self, pid: int) -> Task:
+        threads = tuple(self._tracees[tid] for tid in procfs.threads(pid) if tid in self._tracees)
+        if not threads or threads[0].tid != pid:
+            raise TargetError(
+                f"process {pid} ended, or lost its first thread, while it was being stopped; dump it again, or wait until it is reaped"
+            )
+        for thread in threads:
+            thread.space = threads[0].space
+        return Task(pid, threads, self._stop_signals.get(pid, 0))
+
+    def _seize_new(self) -> None:
+        for pid in procfs.descendants(self.root):
+            for tid in self._threads(pid):
+                if tid not in self._tracees:
+                    tracee = self._seize(pid, tid)
+                    if tracee is not None:
+                        self._tracees[tid] = tracee
+                        self._pending.append(tracee)
+
+    def _threads(self, pid: int) -> List[int]:
+        try:
+            return procfs.threads(pid)
+        except procfs.GONE as error:
+            if pid == self.root:
+                raise TargetError(f"process {pid} has ended; name one that runs") from error
+            return []
+
+    def _seize(self, pid: int, tid: int) -> Optional[Tracee]:
+        options = ptrace.O_SYSGOOD
+        try:
+            if procfs.status(pid, tid).get("Seccomp", "0") != "0":
+                options |= ptrace.PTRACE_O_SUSPEND_SECCOMP
+            ptrace.seize(tid, options)
+            ptrace.interrupt(tid)
+        except (ProcessLookupError, FileNotFoundError):
+            return None  # it ended meanwhile
+        except PermissionError as error:
+            refused = TargetError(_why_not_seized(pid, tid, error))
+            if procfs.stat(pid).state == "Z":
+                raise _Waiting(refused, self._patience(pid)) from error
+            raise refused from error
+        return Tracee(pid, tid, options)
+
+    def _patience(self, pid: int) -> float:
+        """Return until when zombie PID may stay: its parent reaps it at once, or never."""
+        return self._zombies.setdefault(pid, time.monotonic() + _ZOMBIE_TIME)
+
+    def _await_stop(self, tracee: Tracee, deadline: float) -> None:
+        while True:
+            status = ptrace.wait_until(tracee.tid, min(deadline, time.monotonic() + _VFORK_TIME))
+            if status is None:
+                if _waits_for_child(tracee.pid) or time.monotonic() >= deadline:
+                    raise _Waiting(self._not_stopped(tracee), deadline)
+                continue
+            if not status.stopped:
+                del self._tracees[tracee.tid]
+                return
+            if status.event == ptrace.PTRACE_EVENT_STOP:
+                if status.signal != signal.SIGTRAP:
+                    self._stop_signals[tracee.pid] = status.signal
+                else:
+                    _repeat_interrupted(tracee)
+                leave_critical_section(tracee)
+                return
+            ptrace.cont(tracee.tid, status.signal)  # a signal came first: it is delivered, the stop comes after it
+
+    def _not_stopped(self, tracee: Tracee) -> FreezeError:
+        return FreezeError(
+            f"thread {tracee.tid} of process {tracee.pid} did not stop within {self._timeout:g} s "
+            f"(state {procfs.stat(tracee.tid).state}); the tree runs on; give a longer timeout, or find out what it waits for"
+        )
+
+    def thaw(self) -> None:
+        """Let every thread go on as it was, with nothing of ours left in its memory."""
+        if self._tracees:
+            for task in self.tasks:
+                _release(task)
+        self._let_go()
+        for tracee in self._pending:
+            self._let_go_running(tracee.tid)
+        self._pending, self._tracees = [], {}
+
+    def _let_go_running(self, tid: int) -> None:
+        """Detach a thread that is not stopped: one that did not stop in time, or was killed."""
+        try:
+            os.waitpid(tid, os.WNOHANG | ptrace.WALL)
+            ptrace.detach(tid)
+        except (ProcessLookupError, ChildProcessError):
+            return  # gone, or it still runs: the kernel lets it go when we exit
+
+    def stop_all(self) -> None:
+        """Let every thread go, but leave the processes stopped (SIGSTOP), to be continued by SIGCONT."""
+        for task in self.tasks:
+            os.kill(task.pid, signal.SIGSTOP)
+        self.thaw()
+
+    def kill(self) -> None:
+        """End all processes and wait until they are gone."""
+        tracees, self._tracees = list(self._tracees.values()), {}
+        for task in self.tasks:
+            os.kill(task.pid, signal.SIGKILL)
+        leaders: Set[int] = {task.pid for task in self.tasks}
+        ordered = [t for t in tracees if t.tid not in leaders] + [t for t in reversed(tracees) if t.tid in leaders]
+        for tracee in ordered:
+            while ptrace.wait(tracee.tid).stopped:
+                ptrace.cont(tracee.tid)
+
+
+def _waits_for_child(pid: int) -> bool:
+    """Tell whether PID waits for a child that has its memory until it executes a program: vfork(2)."""
+    try:
+        return any(kcmp(pid, child, KCMP_VM) == 0 for child in procfs.children(pid))
+    except procfs.GONE:
+        return False
+
+
+def _release(task: Task) -> None:
+    """Leave nothing of ours in the memory of TASK; one that was killed meanwhile has none."""
+    try:
+        task.release_scratch()
+    except (TargetError, ProcessLookupError):
+        return
+
+
+def _repeat_interrupted(tracee: Tracee) -> None:
+    try:
+        tracee.repeat_interrupted()
+    except procfs.GONE:
+        return  # it was killed; who needs it will say so
+
+
+def _why_not_seized(pid: int, tid: int, error: OSError) -> str:
+    tracer = procfs.status(pid, tid).get("TracerPid", "0")
+    if tracer != "0":
+        return f"process {pid} is traced by process {tracer} already; end that tracer (a debugger or strace) first"
+    if procfs.stat(tid).state == "Z":
+        return f"process {pid} is a zombie; it can be dumped after its parent has reaped it"
+    return f"process {pid} cannot be traced ({error.strerror}); run as root, or with CAP_SYS_PTRACE"

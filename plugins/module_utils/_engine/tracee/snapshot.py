@@ -1,0 +1,53 @@
+# Copyright (c) 2026, Stillframe contributors
+# GNU General Public License v2.0 or later, so v3.0 too (see LICENSES/GPL-2.0-or-later.txt)
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A snapshot of a task's memory: a copy-on-write clone that does nothing, to be read while the task runs on.
+
+The task must not notice it: no SIGCHLD, no child to wait for. So an intermediate thread of control, which shares the
+task's memory, makes the copy, ends and is reaped in the same stop; the copy is then no child of the task.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from ..kernel import ptrace
+from .tracee import Tracee
+
+# include/uapi/linux/sched.h, close_range.h
+CLONE_VM, CLONE_FS, CLONE_FILES = 0x100, 0x200, 0x400
+CLOSE_RANGE_UNSHARE = 2
+_ALL_DESCRIPTORS = (1 << 32) - 1
+
+
+class Snapshot:
+    """The memory of a task as it was when this context was entered; gone when it is left, or when we die."""
+
+    def __init__(self, leader: Tracee) -> None:
+        self._leader = leader
+        self._copy = 0
+
+    def __enter__(self) -> Snapshot:
+        """Make the copy; the task is stopped. Raises OSError when the kernel allows no further process or memory."""
+        with self._leader.intermediate(CLONE_VM | CLONE_FS | CLONE_FILES) as maker:
+            copy = maker.copy(CLONE_FILES)
+            self._copy = copy.pid
+        try:
+            copy.call("close_range", 0, _ALL_DESCRIPTORS, CLOSE_RANGE_UNSHARE)
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    @property
+    def pid(self) -> int:
+        """The process whose memory it is."""
+        return self._copy
+
+    def __exit__(self, *exc: object) -> None:
+        if self._copy:
+            os.kill(self._copy, signal.SIGKILL)
+            while ptrace.wait(self._copy).stopped:
+                ptrace.cont(self._copy)
+            self._copy = 0

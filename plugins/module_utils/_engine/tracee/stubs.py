@@ -1,0 +1,117 @@
+# Copyright (c) 2026, Stillframe contributors
+# GNU General Public License v2.0 or later, so v3.0 too (see LICENSES/GPL-2.0-or-later.txt)
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Stubs: the tasks of a tree to be, created with their own PIDs and stopped before they have run a single instruction."""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import signal
+import struct
+from typing import Dict, List, Sequence
+
+from ..errors import RestoreError
+from ..kernel import ptrace
+from ..kernel.prctl import PR_SET_PDEATHSIG
+from ..kernel.syscall import syscall
+from .calls import Call
+from .tracee import CLONE_ARGS_SET_TID, Tracee, clone_args
+
+# include/uapi/linux/sched.h
+CLONE_VM, CLONE_FS, CLONE_FILES, CLONE_SIGHAND = 0x100, 0x200, 0x400, 0x800
+CLONE_THREAD, CLONE_SYSVSEM = 0x10000, 0x40000
+_THREAD = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM
+_OPTIONS = ptrace.O_SYSGOOD | ptrace.PTRACE_O_EXITKILL
+_PROGRAM = "/proc/self/exe"
+"""What a stub executes, to get an address space without a trace of ours; it never runs."""
+
+
+class Stubs:
+    """The stubs of one restore. A context manager: unless they were let go, they are all killed when it is left, or when we die."""
+
+    def __init__(self) -> None:
+        self.leaders: Dict[int, Tracee] = {}
+        self.threads: Dict[int, List[Tracee]] = {}
+        """By process, the leader first."""
+
+    def __enter__(self) -> Stubs:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for pid in self.leaders:
+            os.kill(pid, signal.SIGKILL)
+        for threads in reversed(list(self.threads.values())):
+            for thread in threads[1:] + threads[:1]:
+                while ptrace.wait(thread.tid).stopped:
+                    ptrace.cont(thread.tid)
+        self.leaders.clear()
+        self.threads.clear()
+
+    def create_root(self, pid: int, inherited: Sequence[int]) -> Tracee:
+        """Create process PID, a child of ours, with copies of our descriptors INHERITED and no others. Raises RestoreError."""
+        try:
+            tid = ctypes.create_string_buffer(struct.pack("<i", pid), 4)
+            args = bytearray(clone_args(0, signal.SIGCHLD))
+            struct.pack_into("<Q", args, CLONE_ARGS_SET_TID, ctypes.addressof(tid))
+            if syscall("clone3", bytes(args), len(args)) == 0:
+                syscall("prctl", PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+                while True:
+                    signal.pause()  # we are the child, a copy of this very program: nothing of it may run
+        except OSError as error:
+            raise _not_created(pid, error) from error
+        ptrace.seize(pid, _OPTIONS)
+        ptrace.interrupt(pid)
+        ptrace.wait(pid)
+        root = self._register(Tracee(pid, pid, _OPTIONS))
+        root.batch([Call("prctl", (PR_SET_PDEATHSIG, 0, 0, 0, 0)), *(Call("fcntl", (fd, fcntl.F_SETFD, 0)) for fd in inherited)])
+        root.execute(_PROGRAM)
+        return root
+
+    def create_child(self, parent: Tracee, pid: int) -> Tracee:
+        """Create process PID as a child of PARENT. Raises RestoreError."""
+        try:
+            return self._register(parent.clone3(0, signal.SIGCHLD, pid))
+        except OSError as error:
+            raise _not_created(pid, error) from error
+
+    def create_thread(self, leader: Tracee, tid: int) -> Tracee:
+        """Create thread TID of the process of LEADER. Raises RestoreError."""
+        try:
+            thread = leader.clone3(_THREAD, 0, tid)
+        except OSError as error:
+            raise _not_created(tid, error) from error
+        self.threads[leader.pid].append(thread)
+        return thread
+
+    def _register(self, leader: Tracee) -> Tracee:
+        self.leaders[leader.pid] = leader
+        self.threads[leader.pid] = [leader]
+        return leader
+
+    @property
+    def root(self) -> Tracee:
+        """The first process of the tree, a child of ours."""
+        return next(iter(self.leaders.values()))
+
+    def all_threads(self) -> List[Tracee]:
+        """Return every thread."""
+        return [thread for threads in self.threads.values() for thread in threads]
+
+    def go(self, stopped: Dict[int, int]) -> None:
+        """Let all run; processes in STOPPED are left stopped, by the signal given there."""
+        threads, leaders = self.all_threads(), list(self.leaders)
+        self.leaders.clear()
+        self.threads.clear()
+        for pid in leaders:
+            if pid in stopped:
+                os.kill(pid, stopped[pid])
+        for thread in threads:
+            thread.detach()
+
+
+def _not_created(pid: int, error: OSError) -> RestoreError:
+    return RestoreError(
+        f"process or thread {pid} cannot be created ({error.strerror}); end what uses that number, or restore in a PID namespace of its own"
+    )
