@@ -1,0 +1,29 @@
+# Copyright (c) 2026, Stillframe contributors
+# GNU General Public License v2.0 or later, so v3.0 too (see LICENSES/GPL-2.0-or-later.txt)
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The kinds of files that are carried, in the order in which they are opened at a restore."""
+
+from __future__ import annotations
+
+from .epoll import EPOLLS
+from .eventfd import EVENTFDS
+from .fifo import FIFOS
+from .inet_socket import INET_SOCKETS
+from .kind import Kind
+from .pipe import PIPES
+from .regular import REGULAR
+from .signalfd import SIGNALFDS
+from .timerfd import TIMERFDS
+from .unix_socket import UNIX_SOCKETS
+
+KINDS: tuple[Kind, ...] = (
+    REGULAR,
+    PIPES,
+    FIFOS,
+    EVENTFDS,
+    TIMERFDS,
+    SIGNALFDS,
+    UNIX_SOCKETS,
+    INET_SOCKETS,
+    EPOLLS,
+)

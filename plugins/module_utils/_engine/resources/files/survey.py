@@ -1,0 +1,94 @@
+# Copyright (c) 2026, Stillframe contributors
+# GNU General Public License v2.0 or later, so v3.0 too (see LICENSES/GPL-2.0-or-later.txt)
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Every descriptor of a tree, each with a copy of ours, in tables that tasks may share."""
+
+from __future__ import annotations
+
+import errno
+import os
+from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+
+from ...errors import KernelError, TargetError
+from ...kernel import kcmp
+from ...kernel.fdinfo import descriptors, fdinfo
+from ...kernel.pidfd import ProcessFiles
+from .descriptor_limit import allow_descriptors
+from .kind import OpenFile
+
+
+@dataclass(frozen=True)
+class Table:
+    """One descriptor table: the tasks that share it (CLONE_FILES) and its descriptors by number."""
+
+    pids: tuple[int, ...]
+    files: tuple[OpenFile, ...]
+
+
+class Survey:
+    """The descriptors of a tree at one moment. Holds copies of all of them until closed."""
+
+    def __init__(self, leave_out: frozenset[tuple[int, int]]) -> None:
+        self._leave_out = leave_out
+        self._copies: list[int] = []
+        self.tables: list[Table] = []
+
+    def take(self, pids: Sequence[int]) -> None:
+        """Look at every descriptor of PIDS. TargetError when one of them is gone, KernelError when it may not be looked at."""
+        groups = [tuple(pids[index] for index in group) for group in kcmp_groups(pids)]
+        for owners in groups:
+            try:
+                allow_descriptors(len(descriptors(owners[0])) + len(os.listdir("/proc/self/fd")))
+                self.tables.append(Table(owners, tuple(self._files(owners))))
+            except (FileNotFoundError, ProcessLookupError) as error:
+                raise TargetError(f"process {owners[0]} has ended; name one that runs") from error
+            except PermissionError as error:
+                raise KernelError(f"the descriptors of process {owners[0]} cannot be read ({error}); run as root") from error
+
+    def descriptions(self) -> list[list[OpenFile]]:
+        """Return the descriptors, those that share one open file together, in the order in which they were met."""
+        files = [file for table in self.tables for file in table.files]
+        alike: dict[tuple[int, int], list[int]] = {}
+        for index, file in enumerate(files):
+            alike.setdefault((file.stat.st_dev, file.stat.st_ino), []).append(index)
+        us = os.getpid()
+        found: list[list[int]] = []
+        for indices in alike.values():
+            groups = kcmp.group(kcmp.KCMP_FILE, [(us, files[index].local) for index in indices])
+            found += [[indices[position] for position in group] for group in groups]
+        return [[files[index] for index in group] for group in sorted(found)]
+
+    def close(self) -> None:
+        """Drop our copies."""
+        while self._copies:
+            os.close(self._copies.pop())
+
+    def _files(self, pids: Sequence[int]) -> Iterable[OpenFile]:
+        pid = pids[0]
+        with ProcessFiles(pid) as process:
+            for fd in descriptors(pid):
+                if any((owner, fd) in self._leave_out for owner in pids):
+                    continue
+                try:
+                    yield self._file(process, fd)
+                except OSError as error:
+                    # a running task may have closed it since we listed it
+                    if error.errno not in (errno.EBADF, errno.ENOENT) or fd in descriptors(pid):
+                        raise
+
+    def _file(self, process: ProcessFiles, fd: int) -> OpenFile:
+        local = process.copy(fd)
+        self._copies.append(local)
+        link = os.readlink(f"/proc/self/fd/{local}")
+        return OpenFile(process.pid, fd, local, os.fstat(local), link, fdinfo(process.pid, fd))
+
+
+def kcmp_groups(pids: Sequence[int]) -> list[list[int]]:
+    """Return the indices of PIDS in groups that share one descriptor table. TargetError when one is gone."""
+    try:
+        return kcmp.group(kcmp.KCMP_FILES, [(pid, 0) for pid in pids])
+    except ProcessLookupError as error:
+        raise TargetError("a process of the tree has ended; dump it again") from error
+    except PermissionError as error:
+        raise KernelError(f"the processes of the tree cannot be compared ({error}); run as root") from error

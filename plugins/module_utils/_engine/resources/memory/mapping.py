@@ -1,0 +1,294 @@
+# Copyright (c) 2026, Stillframe contributors
+# GNU General Public License v2.0 or later, so v3.0 too (see LICENSES/GPL-2.0-or-later.txt)
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Mappings: what /proc/PID/smaps shows becomes vma_entry messages (images/vma.proto), and those become mappings again."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from dataclasses import dataclass
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
+
+from ...errors import Obstacle, RestoreError
+from ...images.schema import message
+from ...kernel import procfs
+from ...kernel.procfs import Area
+from ...tracee.calls import Call
+from ..files.dump import FilesDump
+
+# CRIU's status bits of a vma_entry (criu/include/image.h)
+VMA_AREA_REGULAR = 1 << 0
+VMA_AREA_STACK = 1 << 1
+VMA_AREA_VSYSCALL = 1 << 2
+VMA_AREA_VDSO = 1 << 3
+VMA_AREA_HEAP = 1 << 5
+VMA_FILE_PRIVATE = 1 << 6
+VMA_FILE_SHARED = 1 << 7
+VMA_ANON_SHARED = 1 << 8
+VMA_ANON_PRIVATE = 1 << 9
+VMA_AREA_VVAR = 1 << 12
+VMA_AREA_GUARD = 1 << 16
+_RESTORABLE = VMA_FILE_PRIVATE | VMA_FILE_SHARED | VMA_ANON_SHARED | VMA_ANON_PRIVATE
+
+# include/uapi/asm-generic/mman.h, mman-common.h
+MAP_GROWSDOWN = 0x0100
+MAP_LOCKED = 0x2000
+MAP_NORESERVE = 0x4000
+MADV_DONTFORK, MADV_HUGEPAGE, MADV_NOHUGEPAGE, MADV_WIPEONFORK = 10, 14, 15, 18
+_FLAG_OF = {"gd": MAP_GROWSDOWN, "lo": MAP_LOCKED, "nr": MAP_NORESERVE}
+_ADVICE_OF = {"sr": 2, "rr": 1, "dc": MADV_DONTFORK, "dd": 16, "mg": 12, "hg": MADV_HUGEPAGE, "nh": MADV_NOHUGEPAGE, "wf": MADV_WIPEONFORK}
+"""VmFlags of smaps (Documentation/filesystems/proc.rst) and the madvise(2) advice that sets each."""
+_LASTING = frozenset(_ADVICE_OF) | {"gd", "nr"}
+"""The VmFlags that belong into a dump and that fork(2) copies."""
+_EARLY_ADVICE = (MADV_HUGEPAGE, MADV_NOHUGEPAGE)
+"""What decides the size of the pages that a mapping is filled with."""
+_PROT_OF = {"r": mmap.PROT_READ, "w": mmap.PROT_WRITE, "x": mmap.PROT_EXEC}
+_VVAR_NAMES = ("[vvar]", "[vvar_vclock]")
+_SHMEM_NAME = "/dev/zero (deleted)"
+_NO_FD = (1 << 64) - 1
+
+
+@dataclass(frozen=True)
+class Mapping:
+    """A mapping as smaps shows it and as the image has it."""
+
+    area: Area
+    status: int
+    """VMA_… bits."""
+
+    @property
+    def start(self) -> int:
+        return self.area.start
+
+    @property
+    def end(self) -> int:
+        return self.area.end
+
+    @property
+    def private(self) -> bool:
+        return bool(self.status & (VMA_ANON_PRIVATE | VMA_FILE_PRIVATE))
+
+    @property
+    def holds_pages(self) -> bool:
+        """Tell whether the pages of this mapping belong to the dump of its task."""
+        return self.private and not self.status & (VMA_AREA_VVAR | VMA_AREA_VSYSCALL)
+
+    @property
+    def trackable(self) -> bool:
+        """Tell whether writes to it can be told by write-protection: private anonymous memory."""
+        special = VMA_AREA_VDSO | VMA_AREA_VVAR | VMA_AREA_VSYSCALL
+        return bool(self.status & VMA_ANON_PRIVATE) and not self.status & special
+
+    @property
+    def forked(self) -> bool:
+        """Tell whether a copy of the address space by fork(2) has its pages."""
+        return not self.area.vm_flags & {"dc", "wf"}
+
+    @property
+    def copied(self) -> bool:
+        """Tell whether a copy of the address space by fork(2) has the mapping."""
+        return "dc" not in self.area.vm_flags
+
+    def unregistered(self) -> Mapping:
+        """Return the same without the flag that it is registered for write-protection: what takes its place would not be."""
+        return Mapping(self.area._replace(vm_flags=self.area.vm_flags - {"uw"}), self.status)
+
+    @property
+    def readable(self) -> bool:
+        return "r" in self.area.perms
+
+
+def survey(pid: int) -> List[Mapping]:
+    """Return the mappings of PID, vvar pages side by side taken as one, as CRIU does."""
+    return _mappings(pid, procfs.smaps(pid))
+
+
+def survey_again(pid: int, known: Sequence[Mapping]) -> Optional[List[Mapping]]:
+    """Return the mappings of PID if /proc/PID/maps still shows those KNOWN from `survey`, else None.
+
+    That spares the kernel's walk through all page tables. Whether the VmFlags are still the same is to be seen by `same_flags`.
+    """
+    now = _mappings(pid, procfs.maps(pid))
+    same = [mapping.area for mapping in now] == [mapping.area._replace(vm_flags=frozenset()) for mapping in known]
+    return list(known) if same else None
+
+
+def same_flags(known: Sequence[Mapping], pid: int, copied: bool) -> bool:
+    """Tell whether those of KNOWN that PID has still have the same VmFlags. COPIED: PID is a clone that fork(2) made."""
+    now = {mapping.area._replace(vm_flags=frozenset()): mapping.area.vm_flags for mapping in survey(pid)}
+    for mapping in known:
+        flags = now.get(mapping.area._replace(vm_flags=frozenset()))
+        if flags is None:
+            if copied and mapping.copied:
+                return False
+        elif (flags ^ mapping.area.vm_flags) & _LASTING:
+            return False
+    return True
+
+
+def _mappings(pid: int, areas: Iterable[Area]) -> List[Mapping]:
+    found: List[Mapping] = []
+    heap = procfs.stat(pid).start_brk
+    for area in areas:
+        mapping = Mapping(area, _status(area, heap))
+        if found and mapping.status & found[-1].status & VMA_AREA_VVAR and found[-1].end == area.start:
+            mapping = Mapping(found.pop().area._replace(end=area.end), mapping.status)
+        found.append(mapping)
+    return found
+
+
+def _status(area: Area, heap: int) -> int:
+    if area.name == "[vsyscall]":
+        return VMA_AREA_VSYSCALL | VMA_ANON_PRIVATE
+    if area.name == "[vdso]":
+        return VMA_AREA_REGULAR | VMA_AREA_VDSO | VMA_ANON_PRIVATE
+    if area.name in _VVAR_NAMES:
+        return VMA_AREA_REGULAR | VMA_AREA_VVAR | VMA_ANON_PRIVATE
+    if area.shared:
+        return VMA_AREA_REGULAR | (VMA_ANON_SHARED if area.name == _SHMEM_NAME else VMA_FILE_SHARED)
+    if area.inode:
+        return VMA_AREA_REGULAR | VMA_FILE_PRIVATE
+    return VMA_AREA_REGULAR | VMA_ANON_PRIVATE | (VMA_AREA_HEAP if area.name == "[heap]" or area.start == heap else 0)
+
+
+def obstacles(pid: int, mappings: Sequence[Mapping]) -> Iterator[Obstacle]:
+    """Yield each mapping of PID that cannot be carried."""
+    for mapping in mappings:
+        refused = _refused(mapping)
+        if refused:
+            area = mapping.area
+            yield Obstacle(pid, f"mapping {area.start:x}-{area.end:x} ({area.name or 'anonymous'})", *refused)
+
+
+def _refused(mapping: Mapping) -> Optional[Tuple[str, str]]:
+    name, flags = mapping.area.name, mapping.area.vm_flags
+    if mapping.status & (VMA_AREA_VVAR | VMA_AREA_VDSO | VMA_AREA_VSYSCALL):
+        return None
+    for start, why, remedy in (
+        ("/SYSV", "System V shared memory is not supported yet", "detach it before the dump"),
+        ("/memfd:", "a memfd mapping is not supported yet", "unmap it before the dump"),
+        ("/[aio]", "an AIO ring cannot be restored", "end asynchronous I/O (io_destroy) before the dump"),
+        ("anon_inode:", "memory of a kernel object cannot be carried", "close it before the dump"),
+        ("/anon_hugepage", "huge pages of hugetlbfs are not supported yet", "run it without MAP_HUGETLB"),
+        ("[uprobes]", "a uprobe is active in it", "end the tracer that set it"),
+        ("socket:", "a packet-socket ring is not supported", "close the socket before the dump"),
+    ):
+        if name.startswith(start):
+            return why, remedy
+    if flags & {"io", "pf"}:
+        return "it maps a device, whose state no dump can hold", "close the device before the dump"
+    if "ht" in flags:
+        return "huge pages of hugetlbfs are not supported yet", "run it without hugetlbfs"
+    if "ss" in flags:
+        return "a shadow stack is not supported yet", "run it without user shadow stacks (glibc.cpu.x86_shstk=off)"
+    if "um" in flags:
+        return "a userfaultfd of its own handles its faults", "close that userfaultfd before the dump"
+    return None
+
+
+def dump_mappings(pid: int, mappings: Sequence[Mapping], files: FilesDump) -> List[Any]:
+    """Return the vma_entry of each of MAPPINGS of PID, their files added to FILES. Raises UnsupportedError, OSError."""
+    return [_entry(pid, mapping, files) for mapping in mappings]
+
+
+def _entry(pid: int, mapping: Mapping, files: FilesDump) -> Any:
+    area = mapping.area
+    flags = mmap.MAP_SHARED if area.shared else mmap.MAP_PRIVATE
+    if mapping.status & (VMA_ANON_PRIVATE | VMA_ANON_SHARED):
+        flags |= mmap.MAP_ANONYMOUS
+    flags |= sum(_FLAG_OF[flag] for flag in area.vm_flags if flag in _FLAG_OF)
+    entry = message("vma_entry")(
+        start=area.start, end=area.end, pgoff=0, shmid=0, prot=_prot(area), flags=flags, status=mapping.status, fd=-1
+    )
+    advice = sum(1 << _ADVICE_OF[flag] for flag in area.vm_flags if flag in _ADVICE_OF)
+    if advice:
+        entry.madv = advice
+    if mapping.status & VMA_ANON_SHARED:
+        entry.shmid, entry.pgoff = area.inode, area.offset
+    elif mapping.status & (VMA_FILE_PRIVATE | VMA_FILE_SHARED):
+        access = os.O_RDWR if mapping.status & VMA_FILE_SHARED and "mw" in area.vm_flags else os.O_RDONLY
+        entry.shmid, entry.pgoff, entry.fdflags = _add_file(pid, area, access, files), area.offset, access
+    return entry
+
+
+def _prot(area: Area) -> int:
+    return sum(bit for letter, bit in _PROT_OF.items() if letter in area.perms)
+
+
+def _add_file(pid: int, area: Area, access: int, files: FilesDump) -> int:
+    path = f"/proc/{pid}/map_files/{area.start:x}-{area.end:x}"
+    fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        return files.add_open(fd, os.readlink(path), access)
+    finally:
+        os.close(fd)
+
+
+@dataclass(frozen=True)
+class VdsoParts:
+    """Where the special mappings of a task lie: (start, size) by "vdso" or "vvar"; absent ones left out."""
+
+    parts: Dict[str, Tuple[int, int]]
+
+    @staticmethod
+    def of_task(pid: int) -> VdsoParts:
+        """Return those of PID."""
+        parts: Dict[str, Tuple[int, int]] = {}
+        for area in procfs.maps(pid):
+            if area.name == "[vdso]":
+                parts["vdso"] = area.start, area.end - area.start
+            elif area.name in _VVAR_NAMES:
+                start, size = parts.get("vvar", (area.start, 0))
+                parts["vvar"] = start, size + area.end - area.start
+        return VdsoParts(parts)
+
+    @staticmethod
+    def of_image(vmas: Sequence[Any]) -> VdsoParts:
+        """Return those of an mm image."""
+        names = {VMA_AREA_VDSO: "vdso", VMA_AREA_VVAR: "vvar"}
+        return VdsoParts({name: (vma.start, vma.end - vma.start) for vma in vmas for bit, name in names.items() if vma.status & bit})
+
+    @property
+    def sizes(self) -> Dict[str, int]:
+        return {name: size for name, (_start, size) in self.parts.items()}
+
+
+def map_calls(vmas: Sequence[Any], filled: Sequence[bool], local: Callable[[Any], int]) -> List[Call]:
+    """Return the calls that make VMAS; FILLED tells which are to be written afterwards; LOCAL gives the task's descriptor of what one maps.
+
+    Those that are to be written are made writable first: `settle_calls` gives them their own protection.
+    """
+    calls = []
+    for vma, written in zip(vmas, filled):
+        if vma.status & (VMA_AREA_VDSO | VMA_AREA_VVAR | VMA_AREA_VSYSCALL | VMA_AREA_GUARD):
+            continue
+        if not vma.status & _RESTORABLE:
+            raise RestoreError(
+                f"mapping {vma.start:x}-{vma.end:x} is of a kind (status {vma.status:#x}) that cannot be restored yet; restore it with CRIU"
+            )
+        anonymous = bool(vma.status & VMA_ANON_PRIVATE)
+        flags = (vma.flags & ~MAP_LOCKED) | procfs.MAP_FIXED
+        if not anonymous:
+            flags &= ~mmap.MAP_ANONYMOUS
+        prot = vma.prot | (mmap.PROT_READ | mmap.PROT_WRITE if written else 0)
+        fd, offset = (_NO_FD, 0) if anonymous else (local(vma), vma.pgoff)
+        calls.append(Call("mmap", (vma.start, vma.end - vma.start, prot, flags, fd, offset)))
+        calls += [Call("madvise", (vma.start, vma.end - vma.start, advice)) for advice in _EARLY_ADVICE if vma.madv >> advice & 1]
+    return calls
+
+
+def settle_calls(vmas: Sequence[Any], filled: Sequence[bool]) -> List[Call]:
+    """Return the calls that give VMAS, now filled in, their protection, advice and locks."""
+    calls = []
+    for vma, written in zip(vmas, filled):
+        if vma.status & (VMA_AREA_VDSO | VMA_AREA_VVAR | VMA_AREA_VSYSCALL | VMA_AREA_GUARD):
+            continue
+        size = vma.end - vma.start
+        if written and vma.prot & (mmap.PROT_READ | mmap.PROT_WRITE) != mmap.PROT_READ | mmap.PROT_WRITE:
+            calls.append(Call("mprotect", (vma.start, size, vma.prot)))
+        late = (advice for advice in range(64) if vma.madv >> advice & 1 and advice not in _EARLY_ADVICE)
+        calls += [Call("madvise", (vma.start, size, advice)) for advice in late]
+        if vma.flags & MAP_LOCKED:
+            calls.append(Call("mlock", (vma.start, size)))
+    return calls

@@ -1,0 +1,155 @@
+# Copyright (c) 2026, Stillframe contributors
+# GNU General Public License v2.0 or later, so v3.0 too (see LICENSES/GPL-2.0-or-later.txt)
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Building the memory of a stub: an empty address space, the mappings, their pages, the vDSO, the numbers of the mm."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Sequence
+
+from ...errors import Obstacle, RestoreError
+from ...images.chain import Extent
+from ...images.pagemap import PAGE_SIZE
+from ...kernel import procfs
+from ...tracee.calls import Call, Reply
+from ...tracee.tracee import SCRATCH_SIZE, Tracee
+from .mapping import VMA_AREA_VDSO, VMA_AREA_VSYSCALL, VMA_AREA_VVAR, VdsoParts, map_calls, settle_calls
+
+TASK_SIZE = (1 << 47) - PAGE_SIZE
+"""The end of the address space of a task, x86-64 with four levels of page tables."""
+_LOWEST = 1 << 32
+_MREMAP_MAYMOVE, _MREMAP_FIXED = 1, 2
+_LARGEST_READ = 1 << 30
+
+
+@dataclass(frozen=True)
+class Parking:
+    """A stretch of addresses that no task of the tree uses: the scratch mapping and the special mappings wait there."""
+
+    address: int
+
+    @property
+    def special(self) -> int:
+        return self.address + SCRATCH_SIZE
+
+
+def find_parking(mms: Iterable[Any], stub: Tracee) -> Parking:
+    """Return a place that is free in all the MMS and in STUB. Raises RestoreError when there is none."""
+    size = 2 * SCRATCH_SIZE + sum(VdsoParts.of_task(stub.pid).sizes.values())
+    used = [(vma.start, vma.end) for mm in mms for vma in mm.vmas if not vma.status & VMA_AREA_VSYSCALL]
+    used += [(area.start, area.end) for area in procfs.maps(stub.pid) if area.end <= TASK_SIZE]
+    end = _LOWEST
+    for start, until in sorted(used):
+        if start - end >= size:
+            return Parking(end)
+        end = max(end, until)
+    if TASK_SIZE - end >= size:
+        return Parking(end)
+    raise RestoreError("no free stretch of addresses is left in the tree's address spaces; it cannot be restored")
+
+
+def clear(stub: Tracee, parking: Parking) -> None:
+    """Leave nothing in the address space of STUB but what waits in PARKING. Raises OSError."""
+    stub.open_scratch(parking.address)
+    _move_special(stub, parking.special)
+    end = parking.special + sum(VdsoParts.of_task(stub.pid).sizes.values())
+    _check(stub.batch([Call("munmap", (0, parking.address)), Call("munmap", (end, TASK_SIZE - end))]))
+
+
+def _move_special(stub: Tracee, target: int) -> None:
+    """Move vvar and vDSO to TARGET, side by side in the order they have."""
+    calls = []
+    areas = [area for area in procfs.maps(stub.pid) if area.name in ("[vvar]", "[vvar_vclock]", "[vdso]")]
+    for area in areas:
+        size = area.end - area.start
+        calls.append(Call("mremap", (area.start, size, size, _MREMAP_MAYMOVE | _MREMAP_FIXED, target)))
+        target += size
+    stub.moved()
+    _check(stub.batch(calls))
+
+
+def check_vdso(pid: int, vmas: Sequence[Any]) -> List[Obstacle]:
+    """Return what stands in the way of giving a task with VMAS the vDSO of this kernel."""
+    wanted, ours = VdsoParts.of_image(vmas).sizes, VdsoParts.of_task(os.getpid()).sizes
+    if not wanted or wanted == ours:
+        return []
+    why = f"its vDSO has other sizes ({_sizes(wanted)}) than this kernel's ({_sizes(ours)})"
+    return [Obstacle(pid, "vDSO", why, "restore it on the kernel that it was dumped on, or with CRIU")]
+
+
+def _sizes(sizes: Dict[str, int]) -> str:
+    return ", ".join(f"{name} {size // PAGE_SIZE} pages" for name, size in sorted(sizes.items())) or "none"
+
+
+def build(stub: Tracee, mm: Any, extents: Sequence[Extent], pages: Dict[str, int], local: Callable[[Any], int]) -> int:
+    """Make the mappings of MM in STUB, cleared before, and fill them in; return the number of pages filled.
+
+    PAGES: the task's descriptors of the pages files by path. LOCAL: of what a vma_entry maps. Raises OSError, RestoreError.
+    """
+    extents = list(_without_special(mm.vmas, extents))
+    filled = _filled(mm.vmas, extents)
+    _check(stub.batch(map_calls(mm.vmas, filled, local)))
+    calls = [call for extent in extents for call in _read_calls(extent, pages[extent.path])]
+    for call, reply in zip(calls, stub.batch(calls)):
+        if reply.check() != call.args[2]:
+            raise RestoreError(f"the pages of process {stub.pid} could not be read whole; verify the dump")
+    _check(stub.batch(settle_calls(mm.vmas, filled)))
+    _place_special(stub, VdsoParts.of_image(mm.vmas))
+    return sum(extent.pages for extent in extents)
+
+
+def _without_special(vmas: Sequence[Any], extents: Sequence[Extent]) -> Iterator[Extent]:
+    """Yield EXTENTS without what lies in special mappings: the kernel gives these their content. Both are in ascending order."""
+    special = [(vma.start, vma.end) for vma in vmas if vma.status & (VMA_AREA_VDSO | VMA_AREA_VVAR)]
+    for extent in extents:
+        start, end = extent.start, extent.start + extent.pages * PAGE_SIZE
+        for low, high in special:
+            if low < end and start < high:
+                if start < low:
+                    yield _part(extent, start, low)
+                start = high
+        if start < end:
+            yield _part(extent, start, end)
+
+
+def _part(extent: Extent, start: int, end: int) -> Extent:
+    return Extent(start, (end - start) // PAGE_SIZE, extent.path, extent.offset + start - extent.start)
+
+
+def _filled(vmas: Sequence[Any], extents: Sequence[Extent]) -> List[bool]:
+    """Tell for each of VMAS, in ascending order, whether any of EXTENTS lies in it."""
+    found, at = [], 0
+    for vma in vmas:
+        while at < len(extents) and extents[at].start + extents[at].pages * PAGE_SIZE <= vma.start:
+            at += 1
+        found.append(at < len(extents) and extents[at].start < vma.end)
+    return found
+
+
+def _read_calls(extent: Extent, fd: int) -> Iterable[Call]:
+    size = extent.pages * PAGE_SIZE
+    for done in range(0, size, _LARGEST_READ):
+        yield Call("pread64", (fd, extent.start + done, min(_LARGEST_READ, size - done), extent.offset + done))
+
+
+def _place_special(stub: Tracee, wanted: VdsoParts) -> None:
+    """Move vvar and vDSO to where the task had them, or drop them if it had none."""
+    calls = []
+    offsets = {name: start for name, (start, _size) in wanted.parts.items()}
+    for area in procfs.maps(stub.pid):
+        name = "vvar" if area.name in ("[vvar]", "[vvar_vclock]") else "vdso" if area.name == "[vdso]" else ""
+        size = area.end - area.start
+        if name in offsets:
+            calls.append(Call("mremap", (area.start, size, size, _MREMAP_MAYMOVE | _MREMAP_FIXED, offsets[name])))
+            offsets[name] += size
+        elif name:
+            calls.append(Call("munmap", (area.start, size)))
+    stub.moved()
+    _check(stub.batch(calls))
+
+
+def _check(replies: Sequence[Reply]) -> None:
+    for reply in replies:
+        reply.check()
