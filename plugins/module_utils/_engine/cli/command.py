@@ -1,0 +1,31 @@
+# Copyright (c) 2026, Stillframe contributors
+# GNU General Public License v2.0 or later, so v3.0 too (see LICENSES/GPL-2.0-or-later.txt)
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The commands: CRIU's verbs, those that are here and those that are refused by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+SUPPORTED_VERBS: Mapping[str, str] = {
+    "dump": "write a process tree into images",
+    "pre-dump": "write only its memory, while it runs",
+    "restore": "make the process tree anew from its images",
+    "dedup": "free in the parent dumps what the newest one replaces",
+    "check": "tell whether this machine has what the commands need",
+}
+
+UNSUPPORTED_VERBS: Mapping[str, str] = {
+    "page-server": "copy the images directory to the other host instead",
+    "lazy-pages": "restore without it, all pages are there before a restored task runs",
+    "cpuinfo": "restore checks the register state in the images against the CPU itself",
+    "service": "start a command for each dump and restore instead",
+    "swrk": "start a command for each dump and restore instead",
+}
+
+DEPRECATED_VERBS: Mapping[str, str] = {
+    "exec": "CRIU took it away as well, trace the process yourself",
+    "show": "images are shown by `crit show FILE`",
+}
+DEPRECATED_STATUS = 255
+"""What CRIU exits with on its deprecated verbs (main in crtools.c)."""

@@ -1,0 +1,117 @@
+# Copyright (c) 2026, Stillframe contributors
+# GNU General Public License v2.0 or later, so v3.0 too (see LICENSES/GPL-2.0-or-later.txt)
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The log, in CRIU's line format, written straight to a descriptor.
+
+    (00.012345) Error (restore.py:120): what went wrong
+
+Timestamps, seconds since the log was opened, are there from verbosity 3 on, as in CRIU's log.c.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import sys
+import time
+from contextlib import suppress
+
+from ..errors import UsageError
+
+_LEVELS = (logging.CRITICAL + 1, logging.ERROR, logging.WARNING, logging.INFO, logging.DEBUG)
+"""The least severe record that is written, by CRIU's verbosity 0 to 4."""
+_TIMESTAMPS_FROM = 3
+_NAMES = {logging.ERROR: "Error", logging.WARNING: "Warn "}
+
+STDOUT = "-"
+_FIRST_FREE = 3
+"""The log never takes the place of a standard stream that the caller has closed."""
+
+
+class LineFormatter(logging.Formatter):
+    """Formats a record as one line of CRIU's log."""
+
+    def __init__(self, timestamps: bool) -> None:
+        super().__init__()
+        self._timestamps = timestamps
+        self._start = time.time()
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return RECORD as one line, with its end."""
+        line = record.getMessage().replace("\n", " ")
+        if record.levelno in _NAMES:
+            line = f"{_NAMES[record.levelno]} ({record.filename}:{record.lineno}): {line}"
+        if self._timestamps:
+            line = f"({max(0.0, record.created - self._start):09.6f}) {line}"
+        return line + "\n"
+
+
+class DescriptorHandler(logging.Handler):
+    """Writes records to a descriptor, unbuffered. A log that cannot be written stops nothing, as in CRIU."""
+
+    def __init__(self, descriptor: int, timestamps: bool) -> None:
+        super().__init__()
+        self.descriptor = descriptor
+        self.setFormatter(LineFormatter(timestamps))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write RECORD."""
+        with suppress(OSError):
+            os.write(self.descriptor, self.format(record).encode("utf-8", "surrogateescape"))
+
+
+class LineLog:
+    """An open log: the logger that the verbs get, and the descriptor that scripts write to."""
+
+    def __init__(self, descriptor: int, verbosity: int, to_stderr: bool) -> None:
+        self.descriptor = descriptor
+        self.to_stderr = to_stderr
+        self.logger = logging.Logger("stillframe", _LEVELS[min(verbosity, len(_LEVELS) - 1)])
+        self.logger.addHandler(DescriptorHandler(descriptor, verbosity >= _TIMESTAMPS_FROM))
+
+    def fail(self, verb: str, error: Exception | str) -> None:
+        """Tell why VERB failed: in the log, and on standard error where the log is elsewhere or silent."""
+        self.logger.error("%s", error, stacklevel=2)
+        if not (self.to_stderr and self.logger.isEnabledFor(logging.ERROR)):
+            tell(verb, error)
+
+    def close(self) -> None:
+        """Close the descriptor. Nothing can be logged any more."""
+        os.close(self.descriptor)
+
+
+def open_log(path: str | None, verbosity: int) -> LineLog:
+    """Open the log: file PATH (emptied, mode 0600), standard output for "-", standard error for None.
+
+    Raises UsageError when the file cannot be opened.
+    """
+    if path is None or path == STDOUT:
+        return LineLog(_duplicate(1 if path else 2), verbosity, to_stderr=path is None)
+    try:
+        opened = os.open(path, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_APPEND, 0o600)
+    except OSError as error:
+        raise UsageError(f"log file {os.path.abspath(path)} cannot be opened: {error.strerror}; name another one with -o") from error
+    try:
+        return LineLog(fcntl.fcntl(opened, fcntl.F_DUPFD_CLOEXEC, _FIRST_FREE), verbosity, to_stderr=False)
+    finally:
+        os.close(opened)
+
+
+def _duplicate(stream: int) -> int:
+    """Return a copy of standard stream STREAM, or a descriptor that swallows all where the caller has closed it."""
+    try:
+        return fcntl.fcntl(stream, fcntl.F_DUPFD_CLOEXEC, _FIRST_FREE)
+    except OSError:
+        null = os.open(os.devnull, os.O_WRONLY)
+        try:
+            return fcntl.fcntl(null, fcntl.F_DUPFD_CLOEXEC, _FIRST_FREE)
+        finally:
+            os.close(null)
+
+
+def tell(verb: str, error: Exception | str) -> None:
+    """Say on standard error, in one sentence, why VERB failed."""
+    if sys.stderr is not None:
+        sys.stderr.write(f"stillframe{' ' + verb if verb else ''}: {error}\n")
+        sys.stderr.flush()

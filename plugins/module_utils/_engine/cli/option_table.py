@@ -1,0 +1,188 @@
+# Copyright (c) 2026, Stillframe contributors
+# GNU General Public License v2.0 or later, so v3.0 too (see LICENSES/GPL-2.0-or-later.txt)
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Every option of CRIU 4.2 (long_opts in its config.c) and ours: what becomes of it here. Also the source of `--help`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from .option import FLAG, HARMLESS, OPTIONAL, REFUSED, SUPPORTED, VALUE, Option
+
+Table = Mapping[str, tuple[Option, ...]]
+
+
+def _supported(
+    name: str,
+    kind: str,
+    text: str,
+    short: str = "",
+    metavar: str = "",
+    twin: bool = False,
+    choices: tuple[str, ...] = (),
+    sets: str = "",
+    ours: bool = False,
+) -> Option:
+    return Option(name, SUPPORTED, kind, text, short, metavar, twin, choices, sets, ours)
+
+
+def _harmless(name: str, kind: str, text: str, short: str = "", twin: bool = False, choices: tuple[str, ...] = ()) -> Option:
+    return Option(name, HARMLESS, kind, text, short, "", twin, choices)
+
+
+def _refused(name: str, kind: str, text: str, short: str = "", twin: bool = False) -> Option:
+    return Option(name, REFUSED, kind, text, short, "", twin)
+
+
+GENERIC = (
+    _supported("tree", VALUE, "dump the process tree whose root is PID", "t", "PID"),
+    _supported("images-dir", VALUE, "directory of the images (default: .)", "D", "DIR"),
+    _supported("work-dir", VALUE, "directory to change to, for log, pidfile and stats (default: the images dir)", "W", "DIR"),
+    _supported("leave-running", FLAG, "leave the tasks running after the dump", "R"),
+    _supported("leave-stopped", FLAG, "leave the tasks stopped after the dump or the restore", "s"),
+    _supported("restore-detached", FLAG, "do not wait for the restored tree to end", "d", twin=True),
+    _supported("daemon", FLAG, "the same as --restore-detached", twin=True, sets="restore_detached"),
+    _supported("exec-cmd", FLAG, "after the restore, become the command that stands behind --"),
+    _supported("pidfile", VALUE, "write the PID of the restored root task to FILE, which must not exist", metavar="FILE"),
+    _supported("status-fd", VALUE, "write one \\0 to descriptor FD when the verb has succeeded, and close it", metavar="FD"),
+    _supported("close", VALUE, "close descriptor FD first", metavar="FD"),
+    _supported("action-script", VALUE, "run FILE at each stage, told by CRTOOLS_SCRIPT_ACTION; may be repeated", metavar="FILE"),
+    _supported("timeout", VALUE, "seconds allowed for stopping the tree (default: 10; 0: no limit)", metavar="NUM"),
+    _supported("force", FLAG, "dump into a directory that holds a dump already, and replace it", ours=True),
+)
+
+MEMORY = (
+    _supported("track-mem", FLAG, "track memory changes from this dump on, for the next one", twin=True),
+    _supported("prev-images-dir", VALUE, "the previous dump, relative to the images dir", metavar="DIR"),
+    _supported("auto-dedup", FLAG, "free in the previous dumps what this one replaces", twin=True),
+    _supported(
+        "tracker",
+        VALUE,
+        "what tells the changed pages (default: auto)",
+        metavar="NAME",
+        choices=("auto", "uffd_wp", "soft_dirty", "compare"),
+        ours=True,
+    ),
+    _supported(
+        "freeze",
+        VALUE,
+        "how memory is held still while it is written (default: auto)",
+        metavar="HOW",
+        choices=("auto", "live", "snapshot", "hold"),
+        ours=True,
+    ),
+)
+
+STATE = (
+    _supported("shell-job", FLAG, "allow a session or terminal that belongs to a process outside the tree", "j", twin=True),
+    _supported("file-locks", FLAG, "accepted for trees without file locks; one that holds any is refused for now", "l", twin=True),
+    _supported("tcp-established", FLAG, "accepted for trees without TCP connections; one that has any is refused for now", twin=True),
+    _supported("tcp-close", FLAG, "let TCP connections go: their sockets are closed once restored", twin=True),
+    _supported("ext-unix-sk", OPTIONAL, "allow unix sockets whose peer is outside the tree", "x"),
+    _supported("ghost-limit", VALUE, "largest unlinked file kept in the images; K, M or G may follow (default: 1M)", metavar="SIZE"),
+    _supported(
+        "file-validation",
+        VALUE,
+        "how a file is known to be the one dumped (default: buildid)",
+        metavar="HOW",
+        choices=("filesize", "buildid"),
+    ),
+    _supported(
+        "manage-cgroups",
+        OPTIONAL,
+        "cgroups are left as they are: only none and ignore are supported",
+        metavar="MODE",
+        choices=("none", "props", "soft", "full", "strict", "ignore"),
+    ),
+)
+
+CHECK = (
+    _supported("feature", VALUE, "check one feature only; may be repeated", metavar="NAME"),
+    _supported("extra", FLAG, "check also what only some trees need", twin=True),
+    _supported("experimental", FLAG, "check also what is experimental", twin=True),
+    _supported("all", FLAG, "the same as --extra --experimental"),
+)
+
+LOGGING = (
+    _supported("log-file", VALUE, "log to FILE in the work dir; - is standard output (default: standard error)", "o", "FILE"),
+    _supported("verbosity", OPTIONAL, "-v4, -vv or --verbosity=4: 1 errors, 2 warnings (default), 3 information, 4 debug", "v", "NUM"),
+    _supported("display-stats", FLAG, "print statistics of the dump or the restore", twin=True),
+    _supported("config", VALUE, "read options from FILE, a line each; no other configuration file is read", metavar="FILE"),
+    _supported("version", FLAG, "print the version", "V"),
+    _supported("help", FLAG, "print this text", "h"),
+)
+
+HARMLESS_OPTIONS = (
+    _harmless("no-default-config", FLAG, "no default configuration file is ever read"),
+    _harmless("deprecated", FLAG, "nothing here is deprecated", twin=True),
+    _harmless("unprivileged", FLAG, "no user is asked for; the kernel decides what is allowed", twin=True),
+    _harmless("log-pid", FLAG, "one process does all the work, so there is one log", twin=True),
+    _harmless("libdir", VALUE, "there are no plugins; what one would carry is refused by name", "L"),
+    _harmless("pre-dump-mode", VALUE, "memory is always read from outside the task", choices=("splice", "read")),
+    _harmless("ghost-fiemap", FLAG, "a matter of speed only", twin=True),
+    _harmless("evasive-devices", FLAG, "permits a substitute that is never needed: a device is opened by its own path", twin=True),
+    _harmless("link-remap", FLAG, "permits a change of the filesystem that is never made: unlinked files go into the images", twin=True),
+    _harmless("force-irmap", FLAG, "permits a search for watched files that is never made: a watch without a path is refused", twin=True),
+    _harmless("allow-uprobes", FLAG, "permits a mapping that is refused by name", twin=True),
+    _harmless("skip-file-rwx-check", FLAG, "permission bits are not compared", twin=True),
+    _harmless("cpu-cap", OPTIONAL, "the register state in the images is always checked against the CPU"),
+    _harmless("network-lock", VALUE, "no packet filter is used", choices=("iptables", "nftables", "skip", "none")),
+    _harmless("mntns-compat-mode", FLAG, "mounts are neither dumped nor restored", twin=True),
+    _harmless("skip-mnt", VALUE, "mounts are neither dumped nor restored"),
+    _harmless("enable-fs", VALUE, "mounts are neither dumped nor restored"),
+    _harmless("weak-sysctls", FLAG, "sysctls are neither dumped nor restored", twin=True),
+)
+
+_PAGE_SERVER = "pages are written to the images dir only"
+_NAMESPACES = "a tree is restored in the namespaces of the caller"
+_CGROUPS = "cgroups are left as they are"
+_EXTERNAL = "what lies outside the tree cannot be named; carry it or close it"
+_LSM = "security labels are left to the kernel"
+
+REFUSED_OPTIONS = (
+    _refused("restore-sibling", FLAG, "the restored root task is always a child of the caller's stillframe", "S", twin=True),
+    _refused("page-server", FLAG, _PAGE_SERVER, twin=True),
+    _refused("address", VALUE, _PAGE_SERVER),
+    _refused("port", VALUE, _PAGE_SERVER),
+    _refused("ps-socket", VALUE, _PAGE_SERVER),
+    _refused("tls", FLAG, _PAGE_SERVER, twin=True),
+    _refused("tls-cacert", VALUE, _PAGE_SERVER),
+    _refused("tls-cacrl", VALUE, _PAGE_SERVER),
+    _refused("tls-cert", VALUE, _PAGE_SERVER),
+    _refused("tls-key", VALUE, _PAGE_SERVER),
+    _refused("tls-no-cn-verify", FLAG, _PAGE_SERVER),
+    _refused("lazy-pages", FLAG, "all pages are there before a restored task runs"),
+    _refused("stream", FLAG, "images are files in the images dir", twin=True),
+    _refused("skip-in-flight", FLAG, "connections that nobody accepted yet are never carried", twin=True),
+    _refused("freeze-cgroup", VALUE, "the tree is stopped task by task"),
+    _refused("irmap-scan-path", VALUE, "no path is searched for watched files"),
+    _refused("external", VALUE, _EXTERNAL),
+    _refused("inherit-fd", VALUE, _EXTERNAL),
+    _refused("ext-mount-map", VALUE, _EXTERNAL, "M"),
+    _refused("enable-external-sharing", FLAG, _EXTERNAL),
+    _refused("enable-external-masters", FLAG, _EXTERNAL),
+    _refused("veth-pair", VALUE, _EXTERNAL),
+    _refused("root", VALUE, _NAMESPACES, "r"),
+    _refused("join-ns", VALUE, _NAMESPACES, "J"),
+    _refused("empty-ns", VALUE, _NAMESPACES),
+    _refused("cgroup-root", VALUE, _CGROUPS),
+    _refused("cgroup-props", VALUE, _CGROUPS),
+    _refused("cgroup-props-file", VALUE, _CGROUPS),
+    _refused("cgroup-dump-controller", VALUE, _CGROUPS),
+    _refused("cgroup-yard", VALUE, _CGROUPS),
+    _refused("lsm-profile", VALUE, _LSM),
+    _refused("lsm-mount-context", VALUE, _LSM),
+    _refused("ms", FLAG, "CRIU took it away as well; name the features to be checked with --feature"),
+)
+
+GROUPS: Table = {
+    "Generic": GENERIC,
+    "Memory": MEMORY,
+    "Kinds of state": STATE,
+    "check": CHECK,
+    "Logging and others": LOGGING,
+    "Accepted without effect": HARMLESS_OPTIONS,
+    "Not supported yet, refused": REFUSED_OPTIONS,
+}
+
+OPTIONS: tuple[Option, ...] = tuple(option for group in GROUPS.values() for option in group)

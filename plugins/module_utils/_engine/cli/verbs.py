@@ -1,0 +1,235 @@
+# Copyright (c) 2026, Stillframe contributors
+# GNU General Public License v2.0 or later, so v3.0 too (see LICENSES/GPL-2.0-or-later.txt)
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The verbs as the command line knows them: each takes a Session and returns its exit status."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from dataclasses import dataclass
+from typing import Callable, NoReturn
+from collections.abc import Mapping, Sequence
+
+from ..action_script import ActionScripts, ActionScriptError
+from ..errors import UsageError
+from ..options import DumpOptions, Hook, RestoreOptions
+from .line_log import LineLog
+from .pidfile import check_pidfile, with_pidfile
+from .settings import Settings
+from .stats import dump_stats, restore_stats
+from .status_fd import check_status_fd, report_ready
+
+_POST_DUMP_FAILED = 255
+"""CRIU's exit status when a post-dump script fails: the low byte of -1 (cr_dump_finish in cr-dump.c)."""
+
+
+@dataclass(frozen=True)
+class Session:
+    """All that a verb works with. The current directory is the work dir."""
+
+    settings: Settings
+    images_dir: str
+    work_dir: str
+    log: LineLog
+
+    def hook(self) -> Hook:
+        """Return what runs the action scripts."""
+        return ActionScripts(self.settings.action_script, self.images_dir, self.log.logger, self.log.descriptor)
+
+
+def dump(session: Session) -> int:
+    """Write the tree into images."""
+    from ..dump import dump as dump_tree
+
+    options = _dump_options(session)
+    try:
+        result = dump_tree(options, session.log.logger)
+    except ActionScriptError as error:
+        if error.stage != "post-dump":
+            raise
+        session.log.fail("dump", error)
+        return _POST_DUMP_FAILED
+    _warn(session, result.warnings)
+    if session.settings.display_stats:
+        _say(dump_stats(result))
+    _finish(session, options.hook, "Dumping finished successfully")
+    return 0
+
+
+def pre_dump(session: Session) -> int:
+    """Write the tree's memory into images, while it runs."""
+    from ..pre_dump import pre_dump as pre_dump_tree
+
+    options = _dump_options(session)
+    result = pre_dump_tree(options, session.log.logger)
+    _warn(session, result.warnings)
+    if session.settings.display_stats:
+        _say(dump_stats(result))
+    _finish(session, options.hook, "Pre-dumping finished successfully")
+    return 0
+
+
+def _dump_options(session: Session) -> DumpOptions:
+    settings = session.settings
+    if not settings.tree:
+        raise UsageError("no process is named; name the root of the tree with --tree PID")
+    check_status_fd(settings.status_fd)
+    return DumpOptions(
+        tree=settings.tree,
+        images_dir=session.images_dir,
+        work_dir=session.work_dir,
+        prev_images_dir=settings.prev_images_dir,
+        leave_running=settings.leave_running,
+        leave_stopped=settings.leave_stopped,
+        track_mem=settings.track_mem,
+        tracker=settings.tracker,
+        freeze=settings.freeze,
+        auto_dedup=settings.auto_dedup,
+        shell_job=settings.shell_job,
+        file_locks=settings.file_locks,
+        ext_unix_sk=settings.ext_unix_sk,
+        tcp_established=settings.tcp_established,
+        tcp_close=settings.tcp_close,
+        ghost_limit=settings.ghost_limit,
+        timeout=settings.timeout,
+        force=settings.force,
+        hook=session.hook(),
+    )
+
+
+def restore(session: Session) -> int:
+    """Make the tree anew from its images; unless detached, wait until all of it has ended."""
+    from ..restore import restore as restore_tree
+
+    settings = session.settings
+    command = _command(settings)
+    check_status_fd(settings.status_fd)
+    check_pidfile(settings.pidfile)
+    if settings.tree:
+        session.log.logger.warning("--tree has no effect on a restore: the images tell the PIDs")
+    hook = with_pidfile(session.hook(), settings.pidfile)
+    options = RestoreOptions(
+        images_dir=session.images_dir,
+        work_dir=session.work_dir,
+        leave_stopped=settings.leave_stopped,
+        shell_job=settings.shell_job,
+        file_locks=settings.file_locks,
+        ext_unix_sk=settings.ext_unix_sk,
+        tcp_established=settings.tcp_established,
+        tcp_close=settings.tcp_close,
+        auto_dedup=settings.auto_dedup,
+        track_mem=settings.track_mem,
+        file_validation=settings.file_validation,
+        hook=hook,
+    )
+    result = restore_tree(options, session.log.logger)
+    _warn(session, result.warnings)
+    if settings.display_stats:
+        _say(restore_stats(result))
+    _finish(session, hook, "Restore finished successfully. Tasks resumed.")
+    if command:
+        _become(command)
+    if not settings.restore_detached:
+        _wait_for_children()
+    return 0
+
+
+def _command(settings: Settings) -> tuple[str, ...]:
+    """Return the command that --exec-cmd asks for. Raises UsageError for one that is not possible."""
+    command = settings.operands[1:]
+    if not settings.exec_cmd:
+        return ()
+    if not command:
+        raise UsageError("--exec-cmd needs a command; put it behind --, at the end")
+    if settings.restore_detached:
+        raise UsageError("--exec-cmd and --restore-detached exclude each other; leave one out")
+    return command
+
+
+def _become(command: tuple[str, ...]) -> NoReturn:
+    """Execute COMMAND in our place: it is the parent of the restored root task then."""
+    try:
+        os.execvp(command[0], command)
+    except OSError as error:
+        raise UsageError(f"command {command[0]} cannot be executed: {error.strerror}; the restored tree runs on") from error
+
+
+def _wait_for_children() -> None:
+    """Wait until no child is left. As in CRIU, how they end is not told on, and a signal ends us alone, not the tree."""
+    signals = (signal.SIGINT, signal.SIGTERM)
+    previous = [signal.signal(signum, signal.SIG_DFL) for signum in signals]
+    try:
+        while True:
+            os.wait()
+    except ChildProcessError:
+        return
+    finally:
+        for signum, handler in zip(signals, previous):
+            signal.signal(signum, handler)
+
+
+def dedup(session: Session) -> int:
+    """Free in the parents of the images dir what it replaces."""
+    from ..dedup import dedup as dedup_images
+
+    result = dedup_images(session.images_dir)
+    _warn(session, result.warnings)
+    for parent in result.punched:
+        session.log.logger.info("%s cannot be restored by itself any more", parent)
+    session.log.logger.info("Deduplicated: %d pages, %d bytes freed", result.pages_punched, result.bytes_freed)
+    return 0
+
+
+def check(session: Session) -> int:
+    """Tell whether this machine has what the engine needs, or the features named."""
+    from ..check import check as check_features
+
+    settings = session.settings
+    features = check_features(settings.feature)
+    if settings.feature:
+        for feature in features:
+            if feature.ok:
+                _say(f"{feature.name} is supported")
+            else:
+                session.log.fail("check", f"{feature.name} is not supported: {feature.detail}")
+        return 0 if all(feature.ok for feature in features) else 1
+    wanted = {"required"} | ({"extra"} if settings.extra else set()) | ({"experimental"} if settings.experimental else set())
+    lacking = [feature for feature in features if not feature.ok and feature.category in wanted]
+    for feature in lacking:
+        session.log.fail("check", f"{feature.name} is missing: {feature.detail}")
+    if any(feature.category == "required" for feature in lacking):
+        _say("Does not look good.")
+    elif lacking:
+        _say("Looks good, but some trees may need what is missing.")
+    else:
+        _say("Looks good.")
+    return 1 if lacking else 0
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+def _warn(session: Session, warnings: Sequence[str]) -> None:
+    for warning in warnings:
+        session.log.logger.warning("%s", warning)
+
+
+def _finish(session: Session, hook: Hook, message: str) -> None:
+    """Log MESSAGE, and tell those who wait for us."""
+    session.log.logger.info("%s", message)
+    if session.settings.status_fd is not None:
+        hook("status-ready", {})
+        report_ready(session.settings.status_fd)
+
+
+VERBS: Mapping[str, Callable[[Session], int]] = {
+    "dump": dump,
+    "pre-dump": pre_dump,
+    "restore": restore,
+    "dedup": dedup,
+    "check": check,
+}

@@ -1,0 +1,273 @@
+# Copyright (c) 2026, Stillframe contributors
+# GNU General Public License v2.0 or later, so v3.0 too (see LICENSES/GPL-2.0-or-later.txt)
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""dump: write the state of a tree of processes into images, and let it run on, stay stopped, or end."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, List, Optional, Sequence, Tuple
+
+from . import untouched
+from .clock import Clock
+from .dedup import dedup
+from .errors import Obstacle, TargetError, UnsupportedError
+from .images.chain import Chain, open_chain
+from .images.directory import DumpDirectory, bytes_on_disk
+from .images.manifest import DUMP, FileRecord, Manifest
+from .images.pagemap import PAGE_SIZE
+from .images.schema import message
+from .kernel import procfs
+from .options import DumpOptions
+from .parent import open_parent
+from .resources import core, preflight, pstree
+from .resources.files.dump import FilesDump
+from .resources.fs import dump_fs
+from .resources.inventory import inventory, machine, task_ids, tree_identity
+from .resources.memory import mapping
+from .resources.memory.dump import MemoryDump, require_freeze
+from .resources.memory.mm import dump_mm
+from .results import DumpPlan, DumpResult
+from .stats import write_dump_stats
+from .target import check_target
+from .tracee.freeze import FrozenTree, Task
+from .tracking.trackers import Trackers
+
+
+@dataclass(frozen=True)
+class TaskImages:
+    """What was read of one task in the stop, but for its memory and descriptors."""
+
+    pid: int
+    state: core.TaskState
+    mm: Any
+    fs: Any
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one dump works with."""
+
+    options: DumpOptions
+    directory: DumpDirectory
+    parent: Optional[Chain]
+    trackers: Trackers
+    files: FilesDump
+    memory: MemoryDump
+    clock: Clock
+
+
+def dump(options: DumpOptions, log: logging.Logger) -> DumpResult:
+    """Dump the tree under options.tree into options.images_dir.
+
+    Raises EngineError; then nothing that could be taken for a dump is left, and the tree runs on as before.
+    """
+    clock = Clock()
+    directory = DumpDirectory(options.images_dir, options.force)
+    directory.check()
+    pids = check_target(options.tree)
+    parent = open_parent(options)
+    with ExitStack() as stack:
+        trackers = stack.enter_context(Trackers(options, parent, log))
+        refuse(options, pids, trackers)
+        options.hook("pre-dump", {"CRTOOLS_INIT_PID": str(options.tree)})
+        stack.enter_context(directory)
+        if parent is not None:
+            directory.link_parent(str(options.prev_images_dir))
+        trackers.prepare(pids)
+        message("core_entry")  # builds the whole schema, once: not in the stop
+        memory = stack.enter_context(MemoryDump(options, directory, parent, log))
+        clock.mark("freezing")
+        with FrozenTree(options.tree, options.timeout) as tree:
+            clock.mark("frozen")
+            files = stack.enter_context(FilesDump(options, trackers.own_descriptors(tree.pids)))
+            work = Work(options, directory, parent, trackers, files, memory, clock)
+            log.info("Stopped processes %s", ", ".join(map(str, tree.pids)))
+            tasks = collect(work, tree)
+            hierarchy = pstree.read_tree(tree.pids)
+            memory.take(tree)
+            clock.mark("taken")
+            if options.leave_running:
+                tree.thaw()
+                clock.mark("thawed")
+            memory.finish()
+            manifest = write(work, tasks, hierarchy)
+            end(options, tree, trackers)
+            clock.mark("thawed")
+    freed = dedup(options.images_dir).bytes_freed if options.auto_dedup and parent is not None else 0
+    untouched.remember(open_chain(options.images_dir, verify=False))
+    result = report(work, manifest, tuple(task.pid for task in tasks), freed)
+    write_dump_stats(options.work_dir or options.images_dir, result)
+    return result
+
+
+def plan(options: DumpOptions) -> DumpPlan:
+    """Tell what `dump` would do, touching nothing; without an images_dir, of the tree alone.
+
+    Raises EngineError for what is wrong with the target, directory or parent.
+    """
+    if options.images_dir:
+        DumpDirectory(options.images_dir, options.force).check()
+    pids = check_target(options.tree)
+    parent = open_parent(options)
+    with Trackers(options, parent, logging.getLogger(__name__)) as trackers:
+        trackers.choose()
+        trackers.look(pids)
+        obstacles, warnings = find_obstacles(options, pids, trackers)
+        telling = trackers.foresee(pids)
+    memory = sum(_resident(pid) for pid in pids)
+    return DumpPlan(pids, not obstacles, tuple(obstacles), parent is not None, telling, memory, tuple(warnings + trackers.warnings))
+
+
+def _resident(pid: int) -> int:
+    """Return the bytes of PID that are in memory, 0 when it has ended."""
+    try:
+        return int(procfs.status(pid).get("VmRSS", "0").split()[0]) << 10
+    except procfs.GONE:
+        return 0
+
+
+def refuse(options: DumpOptions, pids: Sequence[int], trackers: Trackers) -> None:
+    """Raise UnsupportedError with all that stands in the way of dumping PIDS. Touches nothing."""
+    require_freeze(options.freeze)
+    trackers.choose()
+    trackers.look(pids)
+    obstacles, _warnings = find_obstacles(options, pids, trackers)
+    if obstacles:
+        raise UnsupportedError(obstacles)
+
+
+def find_obstacles(options: DumpOptions, pids: Sequence[int], trackers: Trackers) -> Tuple[List[Obstacle], List[str]]:
+    """Return all that stands in the way of dumping PIDS, and what is worth a warning. Touches nothing."""
+    while True:
+        try:
+            obstacles, warnings = _obstacles_of(options, pids, trackers)
+            if obstacles:  # some pass by themselves, such as a child not yet reaped: look twice
+                again, warnings = _obstacles_of(options, pids, trackers)
+                obstacles = [obstacle for obstacle in obstacles if obstacle in again]
+            return obstacles, warnings
+        except (TargetError, *procfs.GONE):
+            left = tuple(pid for pid in pids if procfs.lives(pid))
+            if left == tuple(pids) or options.tree not in left:
+                check_target(options.tree)
+                raise
+            pids = left  # what came meanwhile is looked at in the stop
+
+
+def _obstacles_of(options: DumpOptions, pids: Sequence[int], trackers: Trackers) -> Tuple[List[Obstacle], List[str]]:
+    obstacles: List[Obstacle] = pstree.check(pids)
+    for pid in pids:
+        try:
+            obstacles += preflight.obstacles(pid)
+            obstacles += mapping.obstacles(pid, mapping.survey(pid))
+        except PermissionError as error:
+            raise TargetError(f"process {pid} cannot be read ({error.strerror}); run as root, or with CAP_SYS_PTRACE") from error
+    with FilesDump(options, trackers.own_descriptors(pids)) as files:
+        obstacles += files.preflight(pids)
+        return obstacles, files.warnings()
+
+
+def collect(work: Work, tree: FrozenTree) -> List[TaskImages]:
+    """Read what changes, in the stop. Raises UnsupportedError when something came up that cannot be carried."""
+    work.files.collect(tree.pids)
+    return [_collect_task(work, task) for task in tree.tasks]
+
+
+def _collect_task(work: Work, task: Task) -> TaskImages:
+    try:
+        state = core.collect(task.pid, task.threads, task.stop_signal)
+        mappings = work.memory.scan(task, work.trackers)
+        refused = list(mapping.obstacles(task.pid, mappings))
+        if refused:
+            raise UnsupportedError(refused)
+        mm = dump_mm(task.leader, mapping.dump_mappings(task.pid, mappings, work.files), work.files)
+        return TaskImages(task.pid, state, mm, dump_fs(task.pid, work.files))
+    except OSError as error:
+        raise TargetError(f"process {task.pid} cannot be read ({error}); dump it again") from error
+    finally:
+        task.release_scratch()
+
+
+def write(work: Work, tasks: Sequence[TaskImages], hierarchy: pstree.Pstree) -> Manifest:
+    """Write all images and make them a dump. Raises ImagesError."""
+    options, images = work.options, work.directory.images
+    pages = work.memory.write_images()
+    for number, task in enumerate(tasks, start=1):
+        images.write(f"mm-{task.pid}", [task.mm])
+        images.write(f"fs-{task.pid}", [task.fs])
+        images.write(f"ids-{task.pid}", [task_ids(number, work.files.files_id(task.pid))])
+        for name, entry in core.images(task.state):
+            images.write(name, [entry])
+    work.files.write(images)
+    pstree.write(images, hierarchy)
+    work.trackers.explain()
+    options.hook("post-dump", {"CRTOOLS_INIT_PID": str(options.tree)})
+    manifest = describe(work, DUMP, work.files.manifest_files())
+    manifest = work.directory.commit(inventory(manifest.id, options.track_mem), manifest, pages)
+    work.trackers.remember(manifest.id)
+    return manifest
+
+
+def describe(work: Work, kind: str, files: Sequence[Tuple[str, int, int, str, int]]) -> Manifest:
+    """Return the manifest of the dump, without checksums."""
+    host, kernel, features = machine()
+    figures = work.memory.figures()
+    return Manifest(
+        id=str(uuid.uuid4()),
+        kind=kind,
+        parent_id=work.parent.dump_id if work.parent else "",
+        tracker=work.trackers.telling(),
+        tracking=work.trackers.arming,
+        tree=tree_identity(work.options.tree),
+        host=host,
+        kernel=kernel,
+        cpu_features=features,
+        page_size=PAGE_SIZE,
+        files=tuple(FileRecord(path, size, mtime, mode, build_id) for path, size, mtime, build_id, mode in files),
+        timings={"frozen_time": work.clock.between("freezing", "thawed"), "freezing_time": work.clock.between("freezing", "frozen")},
+        figures={"pages_scanned": figures.scanned, "pages_skipped_parent": figures.in_parent, "pages_written": figures.written},
+    )
+
+
+def report(work: Work, manifest: Manifest, pids: Tuple[int, ...], freed: int) -> DumpResult:
+    """Return what was done."""
+    options, clock, figures = work.options, work.clock, work.memory.figures()
+    left = "running" if options.leave_running else "stopped" if options.leave_stopped else "killed"
+    return DumpResult(
+        images_dir=options.images_dir,
+        dump_id=manifest.id,
+        parent_id=manifest.parent_id,
+        pids=pids,
+        tracker=manifest.tracker,
+        tracking=manifest.tracking,
+        freeze=work.memory.freeze,
+        pages_scanned=figures.scanned,
+        pages_skipped_parent=figures.in_parent,
+        pages_written=figures.written,
+        shpages_scanned=figures.shared_scanned,
+        shpages_skipped_parent=0,
+        shpages_written=figures.shared_written,
+        bytes_written=bytes_on_disk(options.images_dir),
+        bytes_deduplicated=freed,
+        freezing_time=clock.between("freezing", "frozen"),
+        frozen_time=clock.between("frozen", "thawed"),
+        memdump_time=clock.between("frozen", "taken"),
+        memwrite_time=int(work.memory.write_time * 1e6),
+        wall_time=clock.between("start", "end"),
+        left=left if manifest.kind == DUMP else "running",
+        warnings=tuple(work.files.warnings() + work.trackers.warnings + work.memory.warnings),
+    )
+
+
+def end(options: DumpOptions, tree: FrozenTree, trackers: Trackers) -> None:
+    """Do with the tree what was asked for, now that the dump is committed."""
+    if options.leave_running:
+        return
+    if options.leave_stopped:
+        tree.stop_all()
+        return
+    trackers.forget()
+    tree.kill()

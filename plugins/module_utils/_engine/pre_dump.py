@@ -1,0 +1,95 @@
+# Copyright (c) 2026, Stillframe contributors
+# GNU General Public License v2.0 or later, so v3.0 too (see LICENSES/GPL-2.0-or-later.txt)
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""pre-dump: write the memory of a tree ahead of its dump, while it runs, so that the dump has little left to write.
+
+Each page is write-protected before it is read. What was read while it changed is told as changed by the next dump, and
+written again.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Sequence
+
+from . import untouched
+from .clock import Clock
+from .dump import Work, describe, refuse, report
+from .errors import TargetError
+from .images.chain import open_chain
+from .images.directory import DumpDirectory
+from .images.manifest import PRE_DUMP
+from .kernel.fdinfo import descriptors, fdinfo
+from .options import DumpOptions
+from .parent import open_parent
+from .resources.files.dump import FilesDump
+from .resources.inventory import inventory
+from .resources.memory.dump import MemoryDump
+from .results import DumpResult
+from .stats import write_dump_stats
+from .target import check_target
+from .tracee.freeze import FrozenTree
+from .tracking import soft_dirty
+from .tracking.trackers import Trackers
+
+
+def pre_dump(options: DumpOptions, log: logging.Logger) -> DumpResult:
+    """Write the memory of the tree under options.tree into options.images_dir, to be the parent of a dump. It runs on.
+
+    Raises EngineError; then nothing that could be taken for a parent is left.
+    """
+    clock = Clock()
+    options = replace(options, track_mem=True, leave_running=True)
+    directory = DumpDirectory(options.images_dir, options.force)
+    directory.check()
+    pids = check_target(options.tree)
+    parent = open_parent(options)
+    with ExitStack() as stack:
+        trackers = stack.enter_context(Trackers(options, parent, log))
+        refuse(options, pids, trackers)
+        stack.enter_context(directory)
+        if parent is not None:
+            directory.link_parent(str(options.prev_images_dir))
+        trackers.prepare(pids)
+        files = stack.enter_context(FilesDump(options))
+        memory = stack.enter_context(MemoryDump(options, directory, parent, log))
+        work = Work(options, directory, parent, trackers, files, memory, clock)
+        scan(work, pids)
+        memory.write_running()
+        pages = memory.write_images()
+        trackers.explain()
+        manifest = describe(work, PRE_DUMP, ())
+        manifest = directory.commit(inventory(manifest.id, track_mem=True, pre_dump=True), manifest, pages)
+        trackers.remember(manifest.id)
+        untouched.remember(open_chain(options.images_dir, verify=False))
+        result = report(work, manifest, tuple(pids), 0)
+    log.info("Wrote memory of processes %s ahead", ", ".join(map(str, pids)))
+    write_dump_stats(options.work_dir or options.images_dir, result)
+    return result
+
+
+def scan(work: Work, pids: Sequence[int]) -> None:
+    """Find what is to be written and reset the trackers: in a short stop where that can't be one step, else without any."""
+    if work.trackers.arming == soft_dirty.NAME or any(_reads_directly(pid) for pid in pids):
+        work.clock.mark("freezing")
+        with FrozenTree(work.options.tree, work.options.timeout) as tree:
+            work.clock.mark("frozen")
+            for task in tree.tasks:
+                work.memory.scan_running(task.pid, work.trackers)
+        work.clock.mark("thawed")
+        return
+    for name in ("freezing", "frozen", "thawed", "taken"):
+        work.clock.mark(name)
+    for pid in pids:
+        work.memory.scan_running(pid, work.trackers)
+
+
+def _reads_directly(pid: int) -> bool:
+    """Tell whether PID has a file open with O_DIRECT: a device may write then into a page that was protected meanwhile."""
+    try:
+        return any(fdinfo(pid, fd).status_flags & os.O_DIRECT for fd in descriptors(pid))
+    except (FileNotFoundError, ProcessLookupError) as error:
+        raise TargetError(f"process {pid} changed while it was looked at, or has ended; pre-dump it again") from error
