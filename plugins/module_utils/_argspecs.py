@@ -1,0 +1,48 @@
+# Copyright (c) 2026, Stillframe contributors
+# GNU General Public License v2.0 or later, so v3.0 too (see LICENSES/GPL-2.0-or-later.txt)
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Arguments that several modules take. Kept in step with the fragments in plugins/doc_fragments. Private to this collection."""
+
+from __future__ import annotations
+
+from typing import Any, Dict, Tuple
+
+ArgumentSpec = Dict[str, Dict[str, Any]]
+
+PROCESS: ArgumentSpec = {
+    "tree": {"type": "int", "aliases": ["pid"]},
+    "pid_file": {"type": "path"},
+    "name": {"type": "str"},
+    "systemd_unit": {"type": "str"},
+    "cgroup": {"type": "str"},
+}
+"""The ways to name a process tree: one of them is given."""
+
+ONE_PROCESS: Tuple[str, ...] = tuple(PROCESS)
+
+IMAGES: ArgumentSpec = {"images_dir": {"type": "path", "required": True}}
+
+RUN: ArgumentSpec = {
+    "work_dir": {"type": "path"},
+    "log_file": {"type": "path"},
+    "action_script": {"type": "list", "elements": "path", "default": []},
+}
+"""What every run of the engine on processes takes."""
+
+DUMP: ArgumentSpec = {
+    "prev_images_dir": {"type": "str"},
+    "tracker": {"type": "str", "choices": ["auto", "uffd_wp", "soft_dirty", "compare"], "default": "auto"},
+    "auto_dedup": {"type": "bool", "default": False},
+    "timeout": {"type": "float", "default": 10},
+    "force": {"type": "bool", "default": False},
+}
+"""What `dump` and `pre_dump` share."""
+
+EXTERNAL: ArgumentSpec = {
+    "shell_job": {"type": "bool", "default": False},
+    "file_locks": {"type": "bool", "default": False},
+    "ext_unix_sk": {"type": "bool", "default": False},
+    "tcp_established": {"type": "bool", "default": False},
+    "tcp_close": {"type": "bool", "default": False},
+}
+"""What of the outside a tree may hold on to."""

@@ -1,0 +1,93 @@
+# Copyright (c) 2026, Stillframe contributors
+# GNU General Public License v2.0 or later, so v3.0 too (see LICENSES/GPL-2.0-or-later.txt)
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the modules share: one run of the engine, its log, and its errors. Private to this collection."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from typing import Any, Callable, Dict, Mapping, Sequence, Type, TypeVar
+
+from ansible.module_utils.basic import AnsibleModule
+
+from . import _deps
+from ._argspecs import ONE_PROCESS, ArgumentSpec
+from ._engine.action_script import ActionScripts
+from ._engine.cli.line_log import LineLog, open_log
+from ._engine.errors import EngineError
+from ._engine.options import DumpOptions, RestoreOptions
+
+Options = TypeVar("Options", DumpOptions, RestoreOptions)
+VERBOSITY = 4
+"""Everything goes to the log file, where there is one."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a module did, or in check mode would do."""
+
+    changed: bool
+    result: Any
+    """A dataclass of the engine's results, or a mapping."""
+    before: Mapping[str, Any] = field(default_factory=dict)
+    """For diff mode, as is `after`."""
+    after: Mapping[str, Any] = field(default_factory=dict)
+
+
+def run(work: Callable[[AnsibleModule], Outcome], argument_spec: ArgumentSpec, libraries: Sequence[str], **limits: Any) -> None:
+    """Build the module, let it WORK once, and answer. LIMITS are those of AnsibleModule, such as `mutually_exclusive`.
+
+    A module that names a process tree takes exactly one of the arguments that do.
+    """
+    if "tree" in argument_spec:
+        limits.setdefault("mutually_exclusive", []).append(ONE_PROCESS)
+        limits.setdefault("required_one_of", []).append(ONE_PROCESS)
+    module = AnsibleModule(argument_spec=argument_spec, supports_check_mode=True, **limits)
+    _deps.require(module, *libraries)
+    try:
+        outcome = work(module)
+    except EngineError as error:
+        module.fail_json(msg=str(error), **_obstacles(error))
+    except OSError as error:
+        module.fail_json(msg=f"the system refused: {error}; the log at its highest verbosity tells what was being done")
+    answer = as_dict(outcome.result)
+    for warning in answer.pop("warnings", ()):
+        module.warn(warning)
+    if outcome.before or outcome.after:
+        answer["diff"] = {"before": dict(outcome.before), "after": dict(outcome.after)}
+    module.exit_json(changed=outcome.changed, **answer)
+
+
+def as_dict(result: Any) -> Dict[str, Any]:
+    """Return a result of the engine as plain values, with its field names as keys."""
+    return asdict(result) if is_dataclass(result) and not isinstance(result, type) else dict(result)
+
+
+def open_module_log(params: Mapping[str, Any]) -> LineLog:
+    """Open the log that the PARAMS of a module ask for. Raises UsageError when it cannot be written."""
+    if not params["log_file"]:
+        return open_log(os.devnull, 0)
+    return open_log(os.path.join(params["work_dir"] or params["images_dir"], params["log_file"]), VERBOSITY)
+
+
+def engine_options(kind: Type[Options], params: Mapping[str, Any], log: LineLog, **more: Any) -> Options:
+    """Return the engine's options of KIND from the PARAMS of a module, the action scripts among them."""
+    scripts = ActionScripts(params["action_script"], params["images_dir"], log.logger, log.descriptor)
+    hook = {"hook": scripts} if params["action_script"] else {}
+    names = {one.name for one in fields(kind)}
+    return kind(**{**{name: value for name, value in params.items() if name in names}, **hook, **more})
+
+
+def find_tree(params: Mapping[str, Any]) -> int:
+    """Return the PID of the process that the PARAMS of a module name. Raises TargetError."""
+    from ._engine.find import find
+
+    ways = {name: params[name] for name in ONE_PROCESS if name != "tree"}
+    return find(pid=params["tree"], **ways)
+
+
+def _obstacles(error: EngineError) -> Dict[str, Any]:
+    """Return what stands in the way, where the engine's ERROR says so one by one."""
+    obstacles = getattr(error, "obstacles", ())
+    return {"obstacles": [asdict(obstacle) for obstacle in obstacles]} if obstacles else {}

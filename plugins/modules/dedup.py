@@ -1,0 +1,97 @@
+#!/usr/bin/python
+# Copyright (c) 2026, Stillframe contributors
+# GNU General Public License v2.0 or later, so v3.0 too (see LICENSES/GPL-2.0-or-later.txt)
+# SPDX-License-Identifier: GPL-2.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: dedup
+short_description: Free what a chain of dumps holds twice
+version_added: 0.1.0
+description:
+  - Frees the data in the parents of a dump that the dump itself, or a parent nearer to it, holds again.
+  - The dump can be restored as before. The parents that lost data can no longer be restored by themselves. This cannot be undone.
+extends_documentation_fragment:
+  - stillframe.checkpoint._attributes
+  - stillframe.checkpoint._images
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: full
+  idempotent:
+    support: full
+options:
+  images_dir:
+    description:
+      - The directory of the newest dump of the chain.
+seealso:
+  - module: stillframe.checkpoint.image_info
+author:
+  - Stillframe contributors (@stillframe)
+"""
+
+EXAMPLES = r"""
+- name: Keep only the last dump restorable, and free what the others hold twice
+  stillframe.checkpoint.dedup:
+    images_dir: /var/lib/checkpoints/redis/3
+"""
+
+RETURN = r"""
+images_dir:
+  description: The directory of the newest dump.
+  returned: success
+  type: str
+  sample: /var/lib/checkpoints/redis/3
+pages_punched:
+  description: Pages that were freed, or in check mode would be.
+  returned: success
+  type: int
+  sample: 7200
+bytes_freed:
+  description: Bytes given back to the file system, or in check mode those that would be.
+  returned: success
+  type: int
+  sample: 29491200
+bytes_before:
+  description: Bytes that the pages of the chain took on disk before.
+  returned: success
+  type: int
+  sample: 372244480
+bytes_after:
+  description: Bytes that the pages of the chain take on disk now, or in check mode would take.
+  returned: success
+  type: int
+  sample: 342753280
+punched:
+  description: The directories of the dumps that lost data, and that cannot be restored by themselves any more.
+  returned: success
+  type: list
+  elements: str
+  sample: [/var/lib/checkpoints/redis/2, /var/lib/checkpoints/redis/1]
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.stillframe.checkpoint.plugins.module_utils import _argspecs, _deps
+from ansible_collections.stillframe.checkpoint.plugins.module_utils._module import Outcome, run
+
+
+def work(module: AnsibleModule) -> Outcome:
+    """Free what the chain holds twice."""
+    from ansible_collections.stillframe.checkpoint.plugins.module_utils._engine.dedup import dedup
+
+    result = dedup(module.params["images_dir"], check=module.check_mode)
+    before, after = {"bytes_on_disk": result.bytes_before}, {"bytes_on_disk": result.bytes_after}
+    return Outcome(bool(result.pages_punched or result.bytes_freed), result, before, {**after, "punched": list(result.punched)})
+
+
+def main() -> None:
+    """Run the module."""
+    run(work, dict(_argspecs.IMAGES), _deps.IMAGES)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,211 @@
+#!/usr/bin/python
+# Copyright (c) 2026, Stillframe contributors
+# GNU General Public License v2.0 or later, so v3.0 too (see LICENSES/GPL-2.0-or-later.txt)
+# SPDX-License-Identifier: GPL-2.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: pre_dump
+short_description: Write the memory of a process tree to images while it goes on
+version_added: 0.1.0
+description:
+  - Writes the memory of a process tree to image files, without stopping it for that, and tracks from then on what it changes.
+  - A dump that builds on a pre-dump has little left to write, so the tree stands still for a shorter time.
+  - Nothing can be restored from a pre-dump alone, since it holds memory only.
+extends_documentation_fragment:
+  - stillframe.checkpoint._attributes
+  - stillframe.checkpoint._process
+  - stillframe.checkpoint._images
+  - stillframe.checkpoint._images.run
+  - stillframe.checkpoint._images.dump
+attributes:
+  check_mode:
+    support: full
+    details:
+      - Tells whether the tree can be dumped, and fails as a dump would where it can't.
+  diff_mode:
+    support: full
+  idempotent:
+    support: none
+    details:
+      - Every pre-dump is a new one. A second one into the same O(images_dir) fails unless O(force=true).
+seealso:
+  - module: stillframe.checkpoint.dump
+author:
+  - Stillframe contributors (@stillframe)
+"""
+
+EXAMPLES = r"""
+- name: Write the memory while the service goes on
+  stillframe.checkpoint.pre_dump:
+    systemd_unit: redis-server
+    images_dir: /var/lib/checkpoints/redis/1
+
+- name: Dump what has changed since, and end the service
+  stillframe.checkpoint.dump:
+    systemd_unit: redis-server
+    images_dir: /var/lib/checkpoints/redis/2
+    prev_images_dir: ../1/
+"""
+
+RETURN = r"""
+images_dir:
+  description: The directory that the images are in.
+  returned: success, outside check mode
+  type: str
+  sample: /var/lib/checkpoints/redis/2
+dump_id:
+  description: The identity of this dump. A later dump names it as its parent.
+  returned: success, outside check mode
+  type: str
+  sample: 6f1c2f0e-3b1f-4b6e-9c8c-0f2f0d5c7a11
+parent_id:
+  description: The identity of the dump that this one builds on, empty for a full dump.
+  returned: success, outside check mode
+  type: str
+  sample: 0f6a9a4e-58e6-4d0e-8a57-1ce1b0a7f3a2
+pids:
+  description: The processes of the tree, its root first.
+  returned: success
+  type: list
+  elements: int
+  sample: [4711, 4712]
+tracker:
+  description: What told which memory had changed, V(none) for a full one.
+  returned: success
+  type: str
+  sample: uffd_wp
+tracking:
+  description: What is left tracking the memory for the next dump, or V(none).
+  returned: success, outside check mode
+  type: str
+  sample: uffd_wp
+pages_scanned:
+  description: Pages of private memory that were looked at.
+  returned: success, outside check mode
+  type: int
+  sample: 81920
+pages_skipped_parent:
+  description: Pages of private memory that a dump before this one holds.
+  returned: success, outside check mode
+  type: int
+  sample: 78301
+pages_written:
+  description: Pages of private memory that were written.
+  returned: success, outside check mode
+  type: int
+  sample: 3619
+shpages_scanned:
+  description: Pages of shared memory that were looked at.
+  returned: success, outside check mode
+  type: int
+  sample: 16
+shpages_skipped_parent:
+  description: Pages of shared memory that a dump before this one holds.
+  returned: success, outside check mode
+  type: int
+  sample: 0
+shpages_written:
+  description: Pages of shared memory that were written.
+  returned: success, outside check mode
+  type: int
+  sample: 16
+bytes_written:
+  description: Bytes on disk of all the images of this dump.
+  returned: success, outside check mode
+  type: int
+  sample: 14995456
+bytes_deduplicated:
+  description: Bytes on disk that O(auto_dedup) freed in the dumps before this one.
+  returned: success, outside check mode
+  type: int
+  sample: 0
+freezing_time:
+  description: Microseconds until the whole tree stood still.
+  returned: success, outside check mode
+  type: int
+  sample: 310
+frozen_time:
+  description: Microseconds that the tree stood still.
+  returned: success, outside check mode
+  type: int
+  sample: 24100
+memdump_time:
+  description: Microseconds spent on collecting memory.
+  returned: success, outside check mode
+  type: int
+  sample: 9800
+memwrite_time:
+  description: Microseconds spent on writing memory.
+  returned: success, outside check mode
+  type: int
+  sample: 61000
+wall_time:
+  description: Microseconds from beginning to end.
+  returned: success, outside check mode
+  type: int
+  sample: 150000
+dumpable:
+  description: Whether the tree can be dumped. The module fails where it can't.
+  returned: success, in check mode
+  type: bool
+  sample: true
+incremental:
+  description: Whether the dump would build on the one before.
+  returned: success, in check mode
+  type: bool
+  sample: true
+memory:
+  description: Bytes of memory that the tree has, more than would be written.
+  returned: success, in check mode
+  type: int
+  sample: 335544320
+obstacles:
+  description: Each thing that stands in the way, where the tree cannot be dumped. Nothing was touched then.
+  returned: when something stands in the way
+  type: list
+  elements: dict
+  contains:
+    pid:
+      description: The process that holds it, V(0) where none does.
+      type: int
+      sample: 4711
+    where:
+      description: The descriptor, mapping or state.
+      type: str
+      sample: fd 7
+    why:
+      description: Why it stands in the way.
+      type: str
+      sample: TCP connection to 192.0.2.7 port 40112 is established
+    remedy:
+      description: What to do about it.
+      type: str
+      sample: close it or use tcp_close
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.stillframe.checkpoint.plugins.module_utils import _argspecs, _deps, _dumping
+from ansible_collections.stillframe.checkpoint.plugins.module_utils._module import Outcome, run
+
+ARGUMENTS: _argspecs.ArgumentSpec = {**_argspecs.PROCESS, **_argspecs.IMAGES, **_argspecs.RUN, **_argspecs.DUMP}
+
+
+def work(module: AnsibleModule) -> Outcome:
+    """Write the tree's memory."""
+    from ansible_collections.stillframe.checkpoint.plugins.module_utils._engine.dump import plan
+    from ansible_collections.stillframe.checkpoint.plugins.module_utils._engine.pre_dump import pre_dump
+
+    return _dumping.perform(module, pre_dump, plan, left="running")
+
+
+def main() -> None:
+    """Run the module."""
+    run(work, ARGUMENTS, _deps.TRACING)
+
+
+if __name__ == "__main__":
+    main()
