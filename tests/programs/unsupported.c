@@ -1,0 +1,146 @@
+/* Copyright (c) 2026, Stillframe contributors
+ * GNU General Public License v2.0 or later, so v3.0 too (see LICENSES/GPL-2.0-or-later.txt)
+ * SPDX-License-Identifier: GPL-2.0-or-later */
+/* Holds one thing that cannot be carried, the one that the second argument names, as descriptor 50 where it is one. */
+#include "victim.h"
+#include <arpa/inet.h>
+#include <linux/aio_abi.h>
+#include <linux/filter.h>
+#include <linux/io_uring.h>
+#include <linux/netlink.h>
+#include <linux/seccomp.h>
+#include <linux/userfaultfd.h>
+#include <netinet/in.h>
+#include <sys/inotify.h>
+#include <sys/ioctl.h>
+#include <sys/shm.h>
+#include <sys/socket.h>
+
+static void hold(int fd)
+{
+	MUST(fd);
+	MUST(dup2(fd, 50));
+	close(fd);
+}
+
+static void io_uring(void)
+{
+	struct io_uring_params parameters = { 0 };
+
+	hold(syscall(SYS_io_uring_setup, 4, &parameters));
+}
+
+static void inotify(void)
+{
+	int fd = MUST(inotify_init1(0));
+
+	MUST(inotify_add_watch(fd, directory, IN_CREATE));
+	hold(fd);
+}
+
+static void established(void)
+{
+	struct sockaddr_in address = { .sin_family = AF_INET, .sin_addr = { htonl(INADDR_LOOPBACK) } };
+	socklen_t size = sizeof(address);
+	int listener = MUST(socket(AF_INET, SOCK_STREAM, 0)), client = MUST(socket(AF_INET, SOCK_STREAM, 0));
+
+	MUST(bind(listener, (struct sockaddr *)&address, size));
+	MUST(listen(listener, 1));
+	MUST(getsockname(listener, (struct sockaddr *)&address, &size));
+	MUST(connect(client, (struct sockaddr *)&address, size));
+	MUST(accept(listener, NULL, NULL));
+	hold(client);
+}
+
+static void uffd(void)
+{
+	struct uffdio_api api = { .api = UFFD_API };
+	int fd = MUST(syscall(SYS_userfaultfd, UFFD_USER_MODE_ONLY));
+
+	MUST(ioctl(fd, UFFDIO_API, &api));
+	hold(fd);
+}
+
+static void system_v(void)
+{
+	int id = MUST(shmget(IPC_PRIVATE, PAGE, IPC_CREAT | 0600));
+	void *at = shmat(id, NULL, 0);
+
+	shmctl(id, IPC_RMID, NULL);
+	MUST((long)at);
+}
+
+static void aio(void)
+{
+	aio_context_t context = 0;
+
+	MUST(syscall(SYS_io_setup, 4, &context));
+}
+
+static void seccomp(void)
+{
+	struct sock_filter allow = BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
+	struct sock_fprog program = { 1, &allow };
+
+	MUST(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
+	MUST(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program));
+}
+
+static void pty(void)
+{
+	int fd = MUST(posix_openpt(O_RDWR | O_NOCTTY));
+
+	MUST(grantpt(fd));
+	MUST(unlockpt(fd));
+	hold(fd);
+}
+
+static void namespace(void)
+{
+	MUST(unshare(0x04000000)); /* CLONE_NEWUTS */
+}
+
+
+static void lock(void)
+{
+	struct flock lock = { .l_type = F_WRLCK };
+	int fd = MUST(open(in_directory("locked"), O_RDWR | O_CREAT, 0600));
+
+	hold(fd);
+	MUST(fcntl(50, F_SETLK, &lock));
+}
+
+static void ghost(void)
+{
+	int fd = MUST(open(in_directory("big"), O_RDWR | O_CREAT, 0600));
+
+	MUST(unlink(in_directory("big")));
+	for (int i = 0; i < 512; i++)
+		MUST(write(fd, in_directory("x"), 512) + write(fd, problems, sizeof(problems)));
+	hold(fd);
+}
+
+static const struct {
+	const char *name;
+	void (*make)(void);
+} kinds[] = {
+	{ "io_uring", io_uring }, { "inotify", inotify }, { "established", established }, { "userfaultfd", uffd }, { "system_v", system_v },
+	{ "aio", aio }, { "seccomp", seccomp }, { "pty", pty }, { "namespace", namespace }, { "lock", lock }, { "ghost", ghost },
+};
+
+static void obey(const char *line)
+{
+}
+
+int main(int argc, char **argv)
+{
+	begin(argv);
+	for (size_t kind = 0; kind < sizeof(kinds) / sizeof(*kinds); kind++)
+		if (!strcmp(argv[2], kinds[kind].name))
+			kinds[kind].make();
+	if (!strcmp(argv[2], "pidfd"))
+		hold(syscall(SYS_pidfd_open, getpid(), 0));
+	else if (!strcmp(argv[2], "netlink"))
+		hold(socket(AF_NETLINK, SOCK_RAW, NETLINK_ROUTE));
+	serve(obey);
+}
