@@ -74,11 +74,14 @@ def value_of(value: Any) -> Any:
 
 
 def without_time(core_fields: Dict[str, Any]) -> Dict[str, Any]:
-    """Return the fields of a core without the time that is left to timers, and the number of the last system call.
+    """Return the fields of a core without the time that is left to timers, and without what CRIU means otherwise.
 
-    CRIU leaves that in orig_ax although the call is to be made again; ours says that none is under way.
+    It leaves the number of the last system call in orig_ax although the call is to be made again; ours says that none is under way.
+    It adds a shadow stack, all zeros, wherever the processor has them, whether the kernel has them or not.
     """
     core_fields["thread_info"]["gpregs"].pop("orig_ax")
+    if not any(core_fields["thread_info"]["fpregs"]["xsave"].get("cet", {}).values()):
+        core_fields["thread_info"]["fpregs"]["xsave"].pop("cet", None)
     for timer in core_fields.get("tc", {}).get("timers", {}).get("posix", []):
         timer.update(vsec=timer["vsec"] // 100, vnsec=0)
     for name in ("real", "prof"):
