@@ -68,7 +68,7 @@ options:
     default: auto
   auto_dedup:
     description:
-      - Free the data in the dumps before this one that this one replaces, while it is written.
+      - Free the data in the dumps before this one that this one replaces, as soon as this one is safe on disk.
       - The dumps that data is freed in can no longer be restored by themselves.
     type: bool
     default: false

@@ -43,7 +43,8 @@ options:
     default: false
   auto_dedup:
     description:
-      - Free the data in the images as it is read. They cannot be restored again.
+      - Free the data in the images, and in the dumps that they build on, once the tree runs. They cannot be restored again.
+      - Cannot be used with O(track_mem).
     type: bool
     default: false
   file_validation:
@@ -108,6 +109,11 @@ pages_restored:
   returned: success, outside check mode
   type: int
   sample: 81920
+bytes_deduplicated:
+  description: Bytes on disk that O(auto_dedup) freed in the images.
+  returned: success, outside check mode
+  type: int
+  sample: 0
 forking_time:
   description: Microseconds spent on making the processes.
   returned: success, outside check mode
@@ -194,7 +200,7 @@ def work(module: AnsibleModule) -> Outcome:
 
 def main() -> None:
     """Run the module."""
-    run(work, ARGUMENTS, _deps.TRACING)
+    run(work, ARGUMENTS, _deps.TRACING, mutually_exclusive=[("auto_dedup", "track_mem")])
 
 
 if __name__ == "__main__":

@@ -17,23 +17,7 @@ import pytest
 
 from look import assert_same, look
 from test_restore_tracking import small_disk
-from victim import PATIENCE, Lab, Victim, children, engine, state
-
-LOG = re.compile(r"(Error|Warn) +\([a-z_]+\.py:\d+\): (.*)\n")
-
-
-def sentence(done: subprocess.CompletedProcess[str]) -> str:
-    """Return the one sentence that a run which failed has said."""
-    assert done.returncode == 1, done
-    assert done.stdout == ""
-    usage = re.fullmatch(r"stillframe: (.*)\n", done.stderr)  # before there is a log
-    if usage:
-        return str(usage[1])
-    found = [text for level, text in LOG.findall(done.stderr) if level == "Error"]
-    assert len(found) == 2 and LOG.sub("", done.stderr) == "" and found[1].endswith(" FAILED."), done.stderr
-    assert ";" in found[0], f"no remedy: {found[0]}"
-    return str(found[0])
-
+from victim import Lab, PATIENCE, Victim, children, engine, sentence, state
 
 def living(lab: Lab) -> set[int]:
     """Return our children that have come since the beginning and have not ended."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import select
 import signal
 import subprocess
@@ -22,6 +23,7 @@ PROGRAMS = ROOT / "tests" / "programs"
 PR_SET_CHILD_SUBREAPER = 36  # include/uapi/linux/prctl.h
 PATIENCE = 60
 """Seconds until a victim that does not answer, or an engine that does not end, has failed."""
+LOG = re.compile(r"(Error|Warn) +\([a-z_]+\.py:\d+\): (.*)\n")
 _READ = "0"  # the number of read(2)
 
 
@@ -169,6 +171,19 @@ class Lab:
 def engine(*words: object) -> list[str]:
     """Return the command that runs bin/stillframe with WORDS."""
     return [sys.executable, str(ROOT / "bin" / "stillframe"), *map(str, words)]
+
+
+def sentence(done: subprocess.CompletedProcess[str]) -> str:
+    """Return the one sentence that a run which failed has said."""
+    assert done.returncode == 1, done
+    assert done.stdout == ""
+    usage = re.fullmatch(r"stillframe: (.*)\n", done.stderr)  # before there is a log
+    if usage:
+        return str(usage[1])
+    found = [text for level, text in LOG.findall(done.stderr) if level == "Error"]
+    assert len(found) == 2 and LOG.sub("", done.stderr) == "" and found[1].endswith(" FAILED."), done.stderr
+    assert ";" in found[0], f"no remedy: {found[0]}"
+    return str(found[0])
 
 
 def children() -> set[int]:

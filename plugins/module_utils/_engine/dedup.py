@@ -41,6 +41,24 @@ def dedup(images_dir: str, check: bool = False) -> DedupResult:
     return DedupResult(images_dir, pages, before - after, before, after, punched, warnings)
 
 
+def check_release(chain: Chain) -> None:
+    """Raise ImagesError when `release` could not free the pages of CHAIN. Changes nothing."""
+    for superfluous in _everything(chain):
+        for name in superfluous.pages:
+            check_punching(superfluous.dump, name)
+
+
+def release(chain: Chain) -> int:
+    """Free all pages of CHAIN, which a tree was restored from, and return the bytes freed. Raises ChainError, ImagesError."""
+    before = _allocated(chain)
+    _punch_all(_everything(chain))
+    return before - _allocated(chain)
+
+
+def _everything(chain: Chain) -> list[Superfluous]:
+    return [Superfluous(dump, {name: ((0, count),) for name, count in _pages_held(dump).items() if count}) for dump in chain.dumps]
+
+
 def _punch_all(plan: list[Superfluous]) -> None:
     """Check every part of PLAN, then carry it out."""
     manifests = [without(superfluous) for superfluous in plan]

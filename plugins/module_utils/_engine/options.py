@@ -65,6 +65,8 @@ class RestoreOptions:
     """Let established TCP connections go: their sockets are closed once restored."""
     auto_dedup: bool = False
     track_mem: bool = False
+    restore_sibling: bool = False
+    """Make the root task a child of our parent, not of ours."""
     file_validation: str = "buildid"
     """filesize or buildid."""
     hook: Hook = field(default=no_hook, compare=False)

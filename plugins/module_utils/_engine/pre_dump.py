@@ -17,6 +17,7 @@ from typing import Sequence
 
 from . import untouched
 from .clock import Clock
+from .dedup import dedup
 from .dump import Work, describe, refuse, report
 from .errors import TargetError
 from .images.chain import open_chain
@@ -64,8 +65,9 @@ def pre_dump(options: DumpOptions, log: logging.Logger) -> DumpResult:
         manifest = describe(work, PRE_DUMP, ())
         manifest = directory.commit(inventory(manifest.id, track_mem=True, pre_dump=True), manifest, pages)
         trackers.remember(manifest.id)
+        freed = dedup(options.images_dir).bytes_freed if options.auto_dedup and parent is not None else 0
         untouched.remember(open_chain(options.images_dir, verify=False))
-        result = report(work, manifest, tuple(pids), 0)
+        result = report(work, manifest, tuple(pids), freed)
     log.info("Wrote memory of processes %s ahead", ", ".join(map(str, pids)))
     write_dump_stats(options.work_dir or options.images_dir, result)
     return result

@@ -15,7 +15,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Dict, List, Tuple
 
 from .clock import Clock
-from .errors import ChainError, Obstacle, RestoreError, UsageError
+from .dedup import check_release, release
+from .errors import ChainError, ImagesError, Obstacle, RestoreError, UsageError
 from .images.chain import Chain, Extent, open_chain
 from .kernel import procfs
 from .options import RestoreOptions
@@ -66,7 +67,7 @@ class Source:
 
 
 def restore(options: RestoreOptions, log: logging.Logger) -> RestoreResult:
-    """Restore the tree in options.images_dir. Its root is then a child of ours.
+    """Restore the tree in options.images_dir. Its root is then a child of ours, or with restore_sibling one of our parent.
 
     Raises EngineError; then nothing of the tree is left, and nothing on the machine was changed.
     """
@@ -77,6 +78,8 @@ def restore(options: RestoreOptions, log: logging.Logger) -> RestoreResult:
         obstacles = find_obstacles(options, source, files)
         if obstacles:
             raise RestoreError("; ".join(map(str, obstacles)), obstacles)
+        if options.auto_dedup:
+            check_release(source.chain)
         options.hook("pre-restore", {})
         files.open()
         inherited = Inherited(source, files)
@@ -97,7 +100,8 @@ def restore(options: RestoreOptions, log: logging.Logger) -> RestoreResult:
         stubs.go(_stopped(source, options))
         clock.mark("restored")
         options.hook("post-resume", {"CRTOOLS_INIT_PID": str(root)})
-        warnings = tuple(files.warnings())
+        warnings = files.warnings()
+    freed = _release(source.chain, warnings) if options.auto_dedup else 0
     log.info("Restored processes %s", ", ".join(str(task.pid) for task in source.tasks))
     result = RestoreResult(
         images_dir=options.images_dir,
@@ -107,14 +111,24 @@ def restore(options: RestoreOptions, log: logging.Logger) -> RestoreResult:
         pages_compared=0,
         pages_skipped_cow=0,
         pages_restored=pages,
+        bytes_deduplicated=freed,
         forking_time=clock.between("forking", "forked"),
         restore_time=clock.between("start", "restored"),
         wall_time=clock.between("start", "end"),
         left="stopped" if options.leave_stopped else "running",
-        warnings=warnings,
+        warnings=tuple(warnings),
     )
     write_restore_stats(options.work_dir or options.images_dir, result)
     return result
+
+
+def _release(chain: Chain, warnings: List[str]) -> int:
+    """Free the pages of CHAIN and return the bytes freed; what fails now, while the tree runs already, is worth a warning only."""
+    try:
+        return release(chain)
+    except ImagesError as error:
+        warnings.append(f"the tree was restored, but its images were not freed: {error}")
+        return 0
 
 
 def plan(options: RestoreOptions) -> RestorePlan:
@@ -129,8 +143,8 @@ def plan(options: RestoreOptions) -> RestorePlan:
 
 def read(options: RestoreOptions) -> Source:
     """Read the images, and verify all but the pages, which takes time. Raises ChainError, ImagesError."""
-    if options.auto_dedup:
-        raise UsageError("auto_dedup is not supported by restore yet; restore without it and remove the images afterwards")
+    if options.auto_dedup and options.track_mem:
+        raise UsageError("auto_dedup and track_mem exclude each other: no dump can build on images that are freed; leave one out")
     chain = open_chain(options.images_dir, verify=False)
     chain.verify_images()
     if chain.obstacle():
@@ -156,7 +170,7 @@ def read(options: RestoreOptions) -> Source:
 def find_obstacles(options: RestoreOptions, source: Source, files: FilesRestore) -> List[Obstacle]:
     """Return all that stands in the way of the restore, as far as it can be known before. Touches nothing."""
     obstacles = list(pstree.check_restore(source.hierarchy, options.shell_job))
-    _await_reaping([task.pid for task in source.tasks])
+    _await_reaping([tid for task in source.hierarchy.tasks for tid in task.threads])
     for task in source.hierarchy.tasks:
         obstacles += [_taken(tid) for tid in task.threads if os.path.exists(f"/proc/{tid}")]
     for images in source.tasks:
@@ -165,21 +179,14 @@ def find_obstacles(options: RestoreOptions, source: Source, files: FilesRestore)
     return obstacles + files.check()
 
 
-def _await_reaping(pids: List[int]) -> None:
-    """Give the parents of processes that have just ended, by a dump most likely, time to let go of their PIDS.
+def _await_reaping(tids: List[int]) -> None:
+    """Give threads that are ending, by a dump or by SIGKILL most likely, and their parents time to let go of the numbers TIDS.
 
     No event tells that a zombie was reaped.
     """
     deadline = time.monotonic() + _REAPING_TIME
-    while any(_is_zombie(pid) for pid in pids) and time.monotonic() < deadline:
+    while any(procfs.ends(tid) for tid in tids) and time.monotonic() < deadline:
         time.sleep(_REAPING_STEP)
-
-
-def _is_zombie(pid: int) -> bool:
-    try:
-        return procfs.stat(pid).state == "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 def _taken(tid: int) -> Obstacle:
@@ -228,7 +235,7 @@ class Inherited:
 def create(source: Source, stubs: Stubs, inherited: Inherited, options: RestoreOptions) -> None:
     """Create all processes, with empty address spaces, in their sessions and groups. Raises RestoreError."""
     try:
-        root = stubs.create_root(source.tasks[0].pid, inherited.descriptors)
+        root = stubs.create_root(source.tasks[0].pid, inherited.descriptors, options.restore_sibling)
         memory.clear(root, memory.find_parking([task.mm for task in source.tasks], root))
         root.call("close_range", 0, inherited.descriptors[0] - 1, 0)
         for step in pstree.creation_plan(source.hierarchy):

@@ -71,6 +71,8 @@ class RestoreResult:
     pages_compared: int
     pages_skipped_cow: int
     pages_restored: int
+    bytes_deduplicated: int
+    """Bytes freed in the images by auto_dedup."""
     forking_time: int
     restore_time: int
     wall_time: int

@@ -46,7 +46,7 @@ class Engine:
         self._ask(options)
         for stage in ("pre-restore", "post-restore", "pre-resume", "post-resume"):
             options.hook(stage, {"CRTOOLS_INIT_PID": PID})
-        return RestoreResult("d", "id", int(PID), (int(PID),), 1, 2, 3, 4, 5, 6, "running")
+        return RestoreResult("d", "id", int(PID), (int(PID),), 1, 2, 3, 0, 4, 5, 6, "running")
 
     def dedup(self, images_dir: str, check: bool = False) -> DedupResult:
         self._ask(images_dir)

@@ -41,6 +41,7 @@ GENERIC = (
     _supported("leave-running", FLAG, "leave the tasks running after the dump", "R"),
     _supported("leave-stopped", FLAG, "leave the tasks stopped after the dump or the restore", "s"),
     _supported("restore-detached", FLAG, "do not wait for the restored tree to end", "d", twin=True),
+    _supported("restore-sibling", FLAG, "restore the root task as a child of the caller; with --restore-detached", "S", twin=True),
     _supported("daemon", FLAG, "the same as --restore-detached", twin=True, sets="restore_detached"),
     _supported("exec-cmd", FLAG, "after the restore, become the command that stands behind --"),
     _supported("pidfile", VALUE, "write the PID of the restored root task to FILE, which must not exist", metavar="FILE"),
@@ -140,7 +141,6 @@ _EXTERNAL = "what lies outside the tree cannot be named; carry it or close it"
 _LSM = "security labels are left to the kernel"
 
 REFUSED_OPTIONS = (
-    _refused("restore-sibling", FLAG, "the restored root task is always a child of the caller's stillframe", "S", twin=True),
     _refused("page-server", FLAG, _PAGE_SERVER, twin=True),
     _refused("address", VALUE, _PAGE_SERVER),
     _refused("port", VALUE, _PAGE_SERVER),

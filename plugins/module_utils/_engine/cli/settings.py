@@ -38,6 +38,7 @@ class Settings:
     leave_running: bool = False
     leave_stopped: bool = False
     restore_detached: bool = False
+    restore_sibling: bool = False
     exec_cmd: bool = False
     pidfile: str | None = None
     status_fd: int | None = None

@@ -105,6 +105,8 @@ def restore(session: Session) -> int:
 
     settings = session.settings
     command = _command(settings)
+    if settings.restore_sibling and not settings.restore_detached:
+        raise UsageError("--restore-sibling makes no sense without --restore-detached; give both")
     check_status_fd(settings.status_fd)
     check_pidfile(settings.pidfile)
     if settings.tree:
@@ -121,6 +123,7 @@ def restore(session: Session) -> int:
         tcp_close=settings.tcp_close,
         auto_dedup=settings.auto_dedup,
         track_mem=settings.track_mem,
+        restore_sibling=settings.restore_sibling,
         file_validation=settings.file_validation,
         hook=hook,
     )

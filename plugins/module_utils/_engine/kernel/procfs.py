@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 from typing import Dict, FrozenSet, Iterator, List, NamedTuple, Tuple
 
 GONE = (FileNotFoundError, ProcessLookupError)
@@ -72,7 +73,8 @@ class Stat(NamedTuple):
     exit_code: int
 
 
-PF_KTHREAD = 0x00200000  # include/linux/sched.h
+PF_EXITING, PF_KTHREAD = 0x00000004, 0x00200000  # include/linux/sched.h
+_KILLED = 1 << signal.SIGKILL - 1
 
 
 def _read(path: str) -> str:
@@ -121,6 +123,15 @@ def lives(pid: int) -> bool:
     try:
         return stat(pid).state not in "ZX"
     except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def ends(tid: int) -> bool:
+    """Tell whether thread TID is a zombie, or is about to be one: it is exiting, or was sent SIGKILL."""
+    try:
+        own = thread_status(tid, tid)
+        return stat(tid).state in "ZX" or bool(stat(tid).flags & PF_EXITING or (own.pending | own.shared_pending) & _KILLED)
+    except GONE:
         return False
 
 

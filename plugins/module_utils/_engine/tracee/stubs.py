@@ -14,14 +14,13 @@ from typing import Dict, List, Sequence
 
 from ..errors import RestoreError
 from ..kernel import ptrace
-from ..kernel.prctl import PR_SET_PDEATHSIG
 from ..kernel.syscall import syscall
 from .calls import Call
 from .tracee import CLONE_ARGS_SET_TID, Tracee, clone_args
 
 # include/uapi/linux/sched.h
 CLONE_VM, CLONE_FS, CLONE_FILES, CLONE_SIGHAND = 0x100, 0x200, 0x400, 0x800
-CLONE_THREAD, CLONE_SYSVSEM = 0x10000, 0x40000
+CLONE_PARENT, CLONE_THREAD, CLONE_SYSVSEM = 0x8000, 0x10000, 0x40000
 _THREAD = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM
 _OPTIONS = ptrace.O_SYSGOOD | ptrace.PTRACE_O_EXITKILL
 _PROGRAM = "/proc/self/exe"
@@ -49,23 +48,27 @@ class Stubs:
         self.leaders.clear()
         self.threads.clear()
 
-    def create_root(self, pid: int, inherited: Sequence[int]) -> Tracee:
-        """Create process PID, a child of ours, with copies of our descriptors INHERITED and no others. Raises RestoreError."""
+    def create_root(self, pid: int, inherited: Sequence[int], sibling: bool = False) -> Tracee:
+        """Create process PID with copies of our descriptors INHERITED and no others: a child of ours, or as our SIBLING one of our parent.
+
+        Raises RestoreError.
+        """
+        waits, lives = os.pipe()
         try:
-            tid = ctypes.create_string_buffer(struct.pack("<i", pid), 4)
-            args = bytearray(clone_args(0, signal.SIGCHLD))
-            struct.pack_into("<Q", args, CLONE_ARGS_SET_TID, ctypes.addressof(tid))
-            if syscall("clone3", bytes(args), len(args)) == 0:
-                syscall("prctl", PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-                while True:
-                    signal.pause()  # we are the child, a copy of this very program: nothing of it may run
+            if _clone(pid, sibling) == 0:
+                os.close(lives)
+                os.read(waits, 1)  # we are the child, a copy of this very program: nothing of it may run
+                os._exit(1)  # and our maker has died before it had us under its hand
+            ptrace.seize(pid, _OPTIONS)
         except OSError as error:
             raise _not_created(pid, error) from error
-        ptrace.seize(pid, _OPTIONS)
+        finally:
+            os.close(waits)
+            os.close(lives)
         ptrace.interrupt(pid)
         ptrace.wait(pid)
         root = self._register(Tracee(pid, pid, _OPTIONS))
-        root.batch([Call("prctl", (PR_SET_PDEATHSIG, 0, 0, 0, 0)), *(Call("fcntl", (fd, fcntl.F_SETFD, 0)) for fd in inherited)])
+        root.batch([Call("fcntl", (fd, fcntl.F_SETFD, 0)) for fd in inherited])
         root.execute(_PROGRAM)
         return root
 
@@ -109,6 +112,15 @@ class Stubs:
                 os.kill(pid, stopped[pid])
         for thread in threads:
             thread.detach()
+
+
+def _clone(pid: int, sibling: bool) -> int:
+    """Create process PID by clone3(2); return 0 in it. Raises OSError."""
+    tid = ctypes.create_string_buffer(struct.pack("<i", pid), 4)
+    # a sibling signals its end as we do ours, and may not be asked for another signal
+    args = bytearray(clone_args(CLONE_PARENT, 0) if sibling else clone_args(0, signal.SIGCHLD))
+    struct.pack_into("<Q", args, CLONE_ARGS_SET_TID, ctypes.addressof(tid))
+    return syscall("clone3", bytes(args), len(args))
 
 
 def _not_created(pid: int, error: OSError) -> RestoreError:
