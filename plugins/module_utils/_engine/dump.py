@@ -162,7 +162,7 @@ def _obstacles_of(options: DumpOptions, pids: Sequence[int], trackers: Trackers)
     for pid in pids:
         try:
             obstacles += preflight.obstacles(pid)
-            obstacles += mapping.obstacles(pid, mapping.survey(pid))
+            obstacles += mapping.obstacles(pid, trackers.survey(pid))
         except PermissionError as error:
             raise TargetError(f"process {pid} cannot be read ({error.strerror}); run as root, or with CAP_SYS_PTRACE") from error
     with FilesDump(options, trackers.own_descriptors(pids)) as files:

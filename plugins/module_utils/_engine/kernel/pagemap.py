@@ -13,7 +13,7 @@ import os
 import re
 import struct
 from array import array
-from typing import Iterable, Iterator, NamedTuple
+from typing import Iterable, Iterator, NamedTuple, Tuple
 
 from . import zero_page
 
@@ -64,8 +64,12 @@ class Runs:
         return len(self._words) // _RUN_WORDS
 
     def __iter__(self) -> Iterator[Run]:
-        words = self._words
-        return (Run(*words[at : at + _RUN_WORDS]) for at in range(0, len(words), _RUN_WORDS))
+        return map(Run._make, self.triples())
+
+    def triples(self) -> Iterator[Tuple[int, int, int]]:
+        """Yield start, end and categories of each run, for who has many to go through while a task stands still."""
+        words = iter(self._words)
+        return zip(words, words, words)
 
     def extend(self, regions: array[int]) -> None:
         """Add REGIONS, three words each, that come after all others."""

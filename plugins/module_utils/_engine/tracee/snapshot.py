@@ -45,9 +45,14 @@ class Snapshot:
         """The process whose memory it is."""
         return self._copy
 
-    def __exit__(self, *exc: object) -> None:
+    def end(self) -> None:
+        """Let the kernel begin to take it apart: of a big one that takes a while, which need not be waited for."""
         if self._copy:
             os.kill(self._copy, signal.SIGKILL)
+
+    def __exit__(self, *exc: object) -> None:
+        self.end()
+        if self._copy:
             while ptrace.wait(self._copy).stopped:
                 ptrace.cont(self._copy)
             self._copy = 0

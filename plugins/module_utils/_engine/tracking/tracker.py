@@ -6,19 +6,10 @@
 from __future__ import annotations
 
 import os
-from typing import Iterator, NamedTuple, Protocol
+from typing import Iterator, Protocol, Tuple
 
 from ..kernel import pagemap
 from ..resources.memory.mapping import VMA_AREA_VDSO, Mapping
-
-
-class Content(NamedTuple):
-    """Neighbouring pages that hold content of the process's own."""
-
-    start: int
-    end: int
-    dirty: bool
-    """Changed since the tracker was reset last, or not known to be unchanged."""
 
 
 class Contents:
@@ -33,11 +24,12 @@ class Contents:
         """Return an upper bound of the number of parts."""
         return len(self._runs)
 
-    def __iter__(self) -> Iterator[Content]:
+    def __iter__(self) -> Iterator[Tuple[int, int, bool]]:
+        """Yield start and end of neighbouring pages with content of the process's own, and whether they may have changed since."""
         unwanted, dirty = self._unwanted, self._dirty
-        for start, end, categories in self._runs:
+        for start, end, categories in self._runs.triples():
             if not categories & unwanted:
-                yield Content(start, end, not dirty or bool(categories & dirty))
+                yield start, end, not dirty or categories & dirty != 0
 
 
 class Tracker(Protocol):

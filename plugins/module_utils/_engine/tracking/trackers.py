@@ -50,6 +50,7 @@ class Trackers:
         self._states: Dict[int, Optional[TrackingState]] = {}
         self._tracked: Dict[int, Tracked] = {}
         self._uffds: Dict[int, uffd_wp.UffdTracker] = {}
+        self._looked: Dict[int, List[Mapping]] = {}
         self._surveyed: Dict[int, List[Mapping]] = {}
         self._inodes: Optional[Set[int]] = None
         self.arming = NONE
@@ -82,6 +83,11 @@ class Trackers:
                 if uffd is not None:
                     self._uffds[pid] = uffd
 
+    def survey(self, pid: int) -> List[Mapping]:
+        """Return the mappings of PID, which runs: what was seen is of use again for `prepare`. Raises OSError."""
+        self._looked[pid] = survey(pid)
+        return self._looked[pid]
+
     def own_descriptors(self, pids: Sequence[int]) -> FrozenSet[Tuple[int, int]]:
         """Return (pid, fd) of the descriptors of PIDS that are ours: trackers, and copies that a forked child inherited."""
         if self._inodes is None:  # read once, before the stop: there is one for every process since boot
@@ -105,7 +111,7 @@ class Trackers:
                     self.install(task)
         for pid, uffd in self._uffds.items():
             try:
-                mappings = survey(pid)
+                mappings = survey_again(pid, self._looked[pid]) or survey(pid) if pid in self._looked else survey(pid)
             except procfs.GONE:
                 continue  # it ended meanwhile
             uffd.register(mappings)

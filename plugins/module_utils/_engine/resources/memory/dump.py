@@ -92,7 +92,8 @@ class MemoryDump:
         self._tasks: List[TaskMemory] = []
         self._sources: Dict[int, int] = {}
         self._files: Dict[int, PagesFile] = {}
-        self._snapshots = ExitStack()
+        self._snapshots: List[Snapshot] = []
+        self._kept = ExitStack()
         self._open_files = ExitStack()
         self._shared = SharedMemory(directory.path)
         self.freeze = "hold"
@@ -104,7 +105,7 @@ class MemoryDump:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._snapshots.close()
+        self._kept.close()
         self._open_files.close()
 
     def scan(self, task: Task, trackers: Trackers) -> Tuple[Mapping, ...]:
@@ -184,7 +185,8 @@ class MemoryDump:
         if not reason:
             try:
                 for task in tree.tasks:
-                    self._sources[task.pid] = self._snapshots.enter_context(Snapshot(task.leader)).pid
+                    self._snapshots.append(self._kept.enter_context(Snapshot(task.leader)))
+                    self._sources[task.pid] = self._snapshots[-1].pid
                 self.freeze = "snapshot"
             except OSError as error:
                 reason = f"the kernel makes no copy ({error.strerror})"
@@ -218,9 +220,10 @@ class MemoryDump:
         self._sort_out()
         if self.freeze == "snapshot":
             self._write(early=False)
+        for snapshot in self._snapshots:
+            snapshot.end()
         for file in self._files.values():
             file.flush()
-        self._snapshots.close()
 
     def _confirm(self) -> None:
         """Raise TargetError when what was assumed in the stop, to make it short, was not so."""
