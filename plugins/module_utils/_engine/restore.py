@@ -12,7 +12,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, Iterator, List, Tuple
 
 from .clock import Clock
 from .dedup import check_release, release
@@ -172,7 +172,7 @@ def find_obstacles(options: RestoreOptions, source: Source, files: FilesRestore)
     obstacles = list(pstree.check_restore(source.hierarchy, options.shell_job))
     _await_reaping([tid for task in source.hierarchy.tasks for tid in task.threads])
     for task in source.hierarchy.tasks:
-        obstacles += [_taken(tid) for tid in task.threads if os.path.exists(f"/proc/{tid}")]
+        obstacles += [obstacle for tid in task.threads for obstacle in _taken(tid)]
     for images in source.tasks:
         obstacles += core.check(images.pid, images.cores)
         obstacles += memory.check_vdso(images.pid, images.mm.vmas)
@@ -189,11 +189,13 @@ def _await_reaping(tids: List[int]) -> None:
         time.sleep(_REAPING_STEP)
 
 
-def _taken(tid: int) -> Obstacle:
-    with open(f"/proc/{tid}/comm", encoding="utf-8", errors="replace") as file:
-        comm = file.read().strip()
+def _taken(tid: int) -> Iterator[Obstacle]:
+    try:
+        comm = procfs.text(f"/proc/{tid}/comm").strip()
+    except procfs.GONE:
+        return
     remedy = "end that process, or restore in a PID namespace of its own"
-    return Obstacle(0, f"PID {tid}", f"it is in use on this machine, by {comm}", remedy)
+    yield Obstacle(0, f"PID {tid}", f"it is in use on this machine, by {comm}", remedy)
 
 
 class Inherited:

@@ -60,13 +60,13 @@ class Stubs:
                 os.read(waits, 1)  # we are the child, a copy of this very program: nothing of it may run
                 os._exit(1)  # and our maker has died before it had us under its hand
             ptrace.seize(pid, _OPTIONS)
+            ptrace.interrupt(pid)
+            ptrace.wait(pid)
         except OSError as error:
             raise _not_created(pid, error) from error
         finally:
             os.close(waits)
             os.close(lives)
-        ptrace.interrupt(pid)
-        ptrace.wait(pid)
         root = self._register(Tracee(pid, pid, _OPTIONS))
         root.batch([Call("fcntl", (fd, fcntl.F_SETFD, 0)) for fd in inherited])
         root.execute(_PROGRAM)
