@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -93,10 +92,18 @@ def test_traced_task_is_named() -> None:
             ptrace.detach(victim.pid)
 
 
-def test_zombie_is_named() -> None:
-    with Victim(READY) as victim:
-        victim.process.send_signal(signal.SIGKILL)
-        os.waitid(os.P_PID, victim.pid, os.WEXITED | os.WNOWAIT)
+LEADERLESS = """
+import ctypes, threading
+threading.Thread(target=lambda: (print("ready", flush=True), threading.Event().wait())).start()
+ctypes.CDLL(None).syscall(60, 0)
+"""
+
+
+def test_a_process_whose_first_thread_has_ended_is_named() -> None:
+    with Victim([sys.executable, "-c", LEADERLESS]) as victim:
+        assert victim.says() == "ready"
+        while procfs.stat(victim.pid).state != "Z":
+            os.sched_yield()
         assert wheres(victim.pid) == ["state"]
 
 

@@ -19,7 +19,7 @@ from .errors import ChainError, Obstacle, RestoreError, UsageError
 from .images.chain import Chain, Extent, open_chain
 from .kernel import procfs
 from .options import RestoreOptions
-from .resources import core, pstree
+from .resources import core, pstree, zombies
 from .resources.files.memfd import anonymous_objects
 from .resources.files.restore import FilesRestore
 from .resources.fs import restore_fs
@@ -63,6 +63,8 @@ class Source:
     hierarchy: pstree.Pstree
     tasks: Tuple[TaskImages, ...]
     """Parents before their children."""
+    zombies: Dict[int, Any]
+    """The core_entry of each process that has ended."""
 
 
 def restore(options: RestoreOptions, log: logging.Logger) -> RestoreResult:
@@ -97,7 +99,7 @@ def restore(options: RestoreOptions, log: logging.Logger) -> RestoreResult:
         stubs.go(_stopped(source, options))
         clock.mark("restored")
         options.hook("post-resume", {"CRTOOLS_INIT_PID": str(root)})
-        warnings = tuple(files.warnings())
+        warnings = (*files.warnings(), *(text for pid, entry in source.zombies.items() for text in zombies.warnings(pid, entry)))
     log.info("Restored processes %s", ", ".join(str(task.pid) for task in source.tasks))
     result = RestoreResult(
         images_dir=options.images_dir,
@@ -138,7 +140,10 @@ def read(options: RestoreOptions) -> Source:
     images = chain.top.images
     hierarchy = pstree.read(images)
     tasks = []
+    dead = {task.pid: entry for task in hierarchy.tasks for entry in images.read(f"core-{task.pid}") if zombies.is_dead(entry)}
     for task in hierarchy.tasks:
+        if task.pid in dead:
+            continue
         tasks.append(
             TaskImages(
                 pid=task.pid,
@@ -150,15 +155,19 @@ def read(options: RestoreOptions) -> Source:
                 extents=tuple(chain.iterate_extents(f"pagemap-{task.pid}")),
             )
         )
-    return Source(chain, hierarchy, tuple(tasks))
+    return Source(chain, hierarchy, tuple(tasks), dead)
 
 
 def find_obstacles(options: RestoreOptions, source: Source, files: FilesRestore) -> List[Obstacle]:
     """Return all that stands in the way of the restore, as far as it can be known before. Touches nothing."""
     obstacles = list(pstree.check_restore(source.hierarchy, options.shell_job))
-    _await_reaping([task.pid for task in source.tasks])
+    _await_reaping([task.pid for task in source.hierarchy.tasks])
     for task in source.hierarchy.tasks:
-        obstacles += [_taken(tid) for tid in task.threads if os.path.exists(f"/proc/{tid}")]
+        obstacles += [_taken(tid) for tid in {task.pid, *task.threads} if os.path.exists(f"/proc/{tid}")]
+    if not obstacles:
+        obstacles += pstree.check_helpers(source.hierarchy, options.shell_job)
+    for pid, entry in source.zombies.items():
+        obstacles += zombies.check(pid, entry)
     for images in source.tasks:
         obstacles += core.check(images.pid, images.cores)
         obstacles += memory.check_vdso(images.pid, images.mm.vmas)
@@ -228,11 +237,14 @@ class Inherited:
 def create(source: Source, stubs: Stubs, inherited: Inherited, options: RestoreOptions) -> None:
     """Create all processes, with empty address spaces, in their sessions and groups. Raises RestoreError."""
     try:
-        root = stubs.create_root(source.tasks[0].pid, inherited.descriptors)
+        root = stubs.create_root(pstree.first(source.hierarchy, options.shell_job), inherited.descriptors)
         memory.clear(root, memory.find_parking([task.mm for task in source.tasks], root))
         root.call("close_range", 0, inherited.descriptors[0] - 1, 0)
-        for step in pstree.creation_plan(source.hierarchy):
+        for step in pstree.creation_plan(source.hierarchy, options.shell_job):
             _carry_out(step, stubs)
+        for task in source.hierarchy.tasks:
+            if task.pid in source.zombies:
+                zombies.restore(stubs, task.pid, source.zombies[task.pid], task.ppid)
     except OSError as error:
         raise RestoreError(f"the processes cannot be created ({error}); see whether a limit on processes or memory is reached") from error
 
@@ -241,6 +253,10 @@ def _carry_out(step: pstree.Step, stubs: Stubs) -> None:
     task = stubs.leaders[step.actor]
     if step.call == "fork":
         stubs.create_child(task, step.argument)
+    elif step.call == pstree.FORK_BESIDE:
+        stubs.create_sibling(task, step.argument)
+    elif step.call == pstree.END:
+        stubs.end_helper(step.actor, step.argument)
     elif step.call == "setsid":
         task.call("setsid")
     else:

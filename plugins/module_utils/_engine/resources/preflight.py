@@ -28,8 +28,10 @@ def obstacles(pid: int) -> List[Obstacle]:
 
 
 def _process(pid: int) -> Iterator[Obstacle]:
+    if not procfs.lives(pid):
+        return
     if procfs.stat(pid).state in "ZX":
-        yield Obstacle(pid, "state", "it is a zombie", "let its parent reap it first")
+        yield Obstacle(pid, "state", "its first thread has ended and others go on", "end it, or dump a service that does not do that")
         return
     yield from _namespaces(pid)
     yield from _shared_with_parent(pid)

@@ -21,9 +21,11 @@ from .tracee import CLONE_ARGS_SET_TID, Tracee, clone_args
 
 # include/uapi/linux/sched.h
 CLONE_VM, CLONE_FS, CLONE_FILES, CLONE_SIGHAND = 0x100, 0x200, 0x400, 0x800
-CLONE_THREAD, CLONE_SYSVSEM = 0x10000, 0x40000
+CLONE_PARENT, CLONE_THREAD, CLONE_SYSVSEM = 0x8000, 0x10000, 0x40000
 _THREAD = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM
 _OPTIONS = ptrace.O_SYSGOOD | ptrace.PTRACE_O_EXITKILL
+_SIGCHLD_SET = struct.pack("<Q", 1 << signal.SIGCHLD - 1)
+_SIG_DFL = bytes(32)  # struct kernel_sigaction
 _PROGRAM = "/proc/self/exe"
 """What a stub executes, to get an address space without a trace of ours; it never runs."""
 
@@ -69,12 +71,47 @@ class Stubs:
         root.execute(_PROGRAM)
         return root
 
-    def create_child(self, parent: Tracee, pid: int) -> Tracee:
-        """Create process PID as a child of PARENT. Raises RestoreError."""
+    def create_child(self, parent: Tracee, pid: int, shared: int = 0) -> Tracee:
+        """Create process PID as a child of PARENT, which it shares with what SHARED says (CLONE_FILES, CLONE_FS). Raises RestoreError."""
         try:
-            return self._register(parent.clone3(0, signal.SIGCHLD, pid))
+            return self._register(parent.clone3(shared, signal.SIGCHLD, pid))
         except OSError as error:
             raise _not_created(pid, error) from error
+
+    def create_sibling(self, maker: Tracee, pid: int) -> Tracee:
+        """Create process PID by MAKER, as a child of its parent and with its exit signal (clone(2), CLONE_PARENT). Raises RestoreError."""
+        try:
+            return self._register(maker.clone3(CLONE_PARENT, 0, pid))
+        except OSError as error:
+            raise _not_created(pid, error) from error
+
+    def end(self, pid: int, code: int, signo: int = 0) -> None:
+        """End process PID by exit(2) with CODE, or by SIGNO where that is given: its parent is sent SIGCHLD and has a zombie."""
+        leader = self.leaders.pop(pid)
+        del self.threads[pid]
+        if not signo:
+            leader.exit(code)
+            return
+        if signo == signal.SIGKILL:
+            os.kill(pid, signo)
+        else:
+            leader.call("rt_sigaction", signo, _SIG_DFL, 0, len(_SIGCHLD_SET))
+            ptrace.set_sigmask(pid, 0)
+            os.kill(pid, signo)
+            ptrace.cont(pid)
+        while (status := ptrace.wait(pid)).stopped:
+            ptrace.cont(pid, status.signal if status.signal == signo and not status.event else 0)
+
+    def end_helper(self, pid: int, parent: int) -> None:
+        """End process PID, of which no trace is left in its PARENT, which may be ourselves."""
+        self.end(pid, 0)
+        if parent in self.leaders:
+            self.leaders[parent].call("wait4", pid, 0, ptrace.WALL, 0)
+            self.take_child_signal(parent)
+
+    def take_child_signal(self, parent: int) -> None:
+        """Take from process PARENT the SIGCHLD that the end of a child has sent to it."""
+        self.leaders[parent].batch([Call("rt_sigtimedwait", (_SIGCHLD_SET, 0, bytes(16), len(_SIGCHLD_SET)))])
 
     def create_thread(self, leader: Tracee, tid: int) -> Tracee:
         """Create thread TID of the process of LEADER. Raises RestoreError."""
