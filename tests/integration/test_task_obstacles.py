@@ -16,7 +16,8 @@ from typing import Iterator, List
 import pytest
 
 from _engine.kernel import procfs, ptrace
-from _engine.resources import core, preflight
+from _engine.resources import core, preflight, seccomp
+from _engine.resources.credentials import Capabilities
 from _engine.tracee.freeze import FrozenTree
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="takes root: it makes namespaces and traces tasks")
@@ -59,9 +60,11 @@ def wheres(pid: int) -> List[str]:
     return [obstacle.where for obstacle in preflight.obstacles(pid)]
 
 
-def test_seccomp_filter_is_named() -> None:
+def test_seccomp_filter_is_named_where_it_cannot_be_suspended(monkeypatch: pytest.MonkeyPatch) -> None:
     with Victim([sys.executable, "-c", SECCOMP]) as victim:
         assert victim.says() == "ready"
+        assert wheres(victim.pid) == []
+        monkeypatch.setattr(seccomp, "own_capabilities", lambda: Capabilities(0, 0, 0, 0, 0))
         assert wheres(victim.pid) == [f"seccomp of thread {victim.pid}"]
 
 

@@ -19,7 +19,7 @@ from .errors import ChainError, Obstacle, RestoreError, UsageError
 from .images.chain import Chain, Extent, open_chain
 from .kernel import procfs
 from .options import RestoreOptions
-from .resources import core, pstree, zombies
+from .resources import core, pstree, seccomp, zombies
 from .resources.files.memfd import anonymous_objects
 from .resources.files.restore import FilesRestore
 from .resources.fs import restore_fs
@@ -65,6 +65,8 @@ class Source:
     """Parents before their children."""
     zombies: Dict[int, Any]
     """The core_entry of each process that has ended."""
+    filters: Tuple[Any, ...]
+    """The seccomp filters."""
 
 
 def restore(options: RestoreOptions, log: logging.Logger) -> RestoreResult:
@@ -91,7 +93,7 @@ def restore(options: RestoreOptions, log: logging.Logger) -> RestoreResult:
             pages = sum(fill(task, stubs, files, inherited) for task in source.tasks)
             verification.result()  # nothing has run yet of what was filled
         for task in source.tasks:
-            complete(task, stubs, options, source.chain)
+            complete(task, stubs, options, source)
         root = source.tasks[0].pid
         options.hook("post-restore", {"CRTOOLS_INIT_PID": str(root)})
         options.hook("pre-resume", {"CRTOOLS_INIT_PID": str(root)})
@@ -155,7 +157,7 @@ def read(options: RestoreOptions) -> Source:
                 extents=tuple(chain.iterate_extents(f"pagemap-{task.pid}")),
             )
         )
-    return Source(chain, hierarchy, tuple(tasks), dead)
+    return Source(chain, hierarchy, tuple(tasks), dead, seccomp.read(images))
 
 
 def find_obstacles(options: RestoreOptions, source: Source, files: FilesRestore) -> List[Obstacle]:
@@ -169,7 +171,7 @@ def find_obstacles(options: RestoreOptions, source: Source, files: FilesRestore)
     for pid, entry in source.zombies.items():
         obstacles += zombies.check(pid, entry)
     for images in source.tasks:
-        obstacles += core.check(images.pid, images.cores)
+        obstacles += core.check(images.pid, images.cores, source.filters)
         obstacles += memory.check_vdso(images.pid, images.mm.vmas)
     return obstacles + files.check()
 
@@ -286,7 +288,7 @@ def _place_descriptors(task: TaskImages, leader: Tracee, files: FilesRestore) ->
     leader.call("close_range", floor, _ALL_DESCRIPTORS, 0)
 
 
-def complete(task: TaskImages, stubs: Stubs, options: RestoreOptions, chain: Chain) -> None:
+def complete(task: TaskImages, stubs: Stubs, options: RestoreOptions, source: Source) -> None:
     """Give a process its threads and each its state, registers last: from then on it may run. Raises RestoreError."""
     leader = stubs.leaders[task.pid]
     try:
@@ -294,6 +296,7 @@ def complete(task: TaskImages, stubs: Stubs, options: RestoreOptions, chain: Cha
             stubs.create_thread(leader, tid)
         threads = stubs.threads[task.pid]
         core.restore_process(leader, task.cores[0], task.mm)
+        seccomp.restore(threads, task.cores, source.filters)
         remember = _track(leader, options)
         for thread, entry in zip(threads, task.cores):
             core.restore_thread(thread, entry, death_signal=leader is not stubs.root)
@@ -301,7 +304,7 @@ def complete(task: TaskImages, stubs: Stubs, options: RestoreOptions, chain: Cha
         leader.close_scratch()
         for thread, entry in zip(threads, task.cores):
             core.restore_registers(thread, entry)
-        state.save(task.pid, replace(remember, dump_id=chain.dump_id))
+        state.save(task.pid, replace(remember, dump_id=source.chain.dump_id))
     except OSError as error:
         raise RestoreError(f"process {task.pid} cannot be completed ({error}); check that the machine has what the dump's had") from error
 

@@ -17,7 +17,7 @@ from ..images.schema import message
 from ..kernel import procfs
 from ..tracee.arch.x86_64 import Registers
 from ..tracee.tracee import Tracee
-from . import attributes, credentials, registers, rlimits, scheduling, signals, threads, timers
+from . import attributes, credentials, registers, rlimits, scheduling, seccomp, signals, threads, timers
 from .batch import ask
 
 TASK_ALIVE, TASK_DEAD, TASK_STOPPED = 1, 2, 3
@@ -38,6 +38,7 @@ class Thread:
     signals: signals.ThreadSignals
     scheduling: scheduling.Scheduling
     credentials: credentials.Credentials
+    seccomp: seccomp.Seccomp
 
 
 @dataclass(frozen=True)
@@ -95,15 +96,16 @@ def _thread(tracee: Tracee, replies: Sequence[Any]) -> Thread:
         signals.of_thread(tracee, stack),
         scheduling.of_thread(tracee, slack),
         credentials.decode(procfs.status(tracee.pid, tracee.tid), secure_bits),
+        seccomp.of_thread(tracee),
     )
 
 
-def images(state: TaskState) -> List[Tuple[str, Any]]:
-    """Return the core images of STATE, each a name ("core-123") and its core_entry; the leader's first."""
-    return [(f"core-{thread.tid}", _core(state, thread)) for thread in state.threads]
+def images(state: TaskState, filters: seccomp.FilterTable) -> List[Tuple[str, Any]]:
+    """Return the core images of STATE, each a name ("core-123") and its core_entry; the leader's first. Its filters go into FILTERS."""
+    return [(f"core-{thread.tid}", _core(state, thread, filters)) for thread in state.threads]
 
 
-def _core(state: TaskState, thread: Thread) -> Any:
+def _core(state: TaskState, thread: Thread, filters: seccomp.FilterTable) -> Any:
     core = message("core_entry")()
     registers.fill(core, thread.registers, thread.xstate)
     thread_core = core.thread_core
@@ -112,6 +114,7 @@ def _core(state: TaskState, thread: Thread) -> Any:
     signals.fill_thread(thread_core, thread.signals)
     scheduling.fill(thread_core, thread.scheduling)
     credentials.fill(thread_core, thread.credentials)
+    filters.fill(thread_core, thread.seccomp)
     if thread.tid == state.pid:
         _fill_process(core.tc, state)
     else:
@@ -131,20 +134,16 @@ def _fill_process(tc: Any, state: TaskState) -> None:
     attributes.fill(tc, state.attributes)
 
 
-def check(pid: int, cores: Sequence[Any]) -> List[Obstacle]:
-    """Return what stands in the way of restoring PID here; CORES are its core_entry messages, the leader's first."""
-    found = rlimits.check(pid, cores[0].tc) + attributes.check(pid, cores[0].tc)
+def check(pid: int, cores: Sequence[Any], filters: Sequence[Any]) -> List[Obstacle]:
+    """Return what stands in the way of restoring PID here.
+
+    CORES are its core_entry messages, the leader's first; FILTERS those of seccomp, of all processes.
+    """
+    found = seccomp.check(pid, cores, filters) + rlimits.check(pid, cores[0].tc) + attributes.check(pid, cores[0].tc)
     for core in cores:
         thread_core = core.thread_core
         found += registers.check(pid, core) + credentials.check(pid, thread_core) + scheduling.check(pid, pid, thread_core)
-        found += _seccomp(pid, thread_core)
     return sorted(set(found), key=str)
-
-
-def _seccomp(pid: int, thread_core: Any) -> List[Obstacle]:
-    if not thread_core.seccomp_mode:
-        return []
-    return [Obstacle(pid, "seccomp", "the images hold a seccomp filter, which cannot be restored yet", "restore them with criu")]
 
 
 def restore_process(leader: Tracee, core: Any, mm: Any) -> None:

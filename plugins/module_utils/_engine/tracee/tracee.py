@@ -256,6 +256,11 @@ class Tracee:
         ptrace.set_options(self.tid, self.options)
         self.space = Space()
 
+    def suspend_seccomp(self) -> None:
+        """Keep seccomp from the thread, and from those that it creates, as long as they are traced. Raises OSError."""
+        self.options |= ptrace.PTRACE_O_SUSPEND_SECCOMP
+        ptrace.set_options(self.tid, self.options)
+
     def moved(self) -> None:
         """Take note that the mappings of the process were moved."""
         self.space.syscall_at = 0
