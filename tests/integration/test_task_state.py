@@ -18,7 +18,6 @@ from _engine.images.image import ImagesDir
 from _engine.images.schema import message
 from _engine.kernel import procfs
 from _engine.resources import attributes, core, timers
-from _engine.resources.seccomp import FilterTable
 from _engine.tracee.freeze import FrozenTree, Task
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="takes root: it changes credentials and traces other users' tasks")
@@ -68,7 +67,7 @@ def dump(pid: int, directory: Path) -> core.TaskState:
     with FrozenTree(pid, 10) as tree:
         (task,) = tree.tasks
         state = core.collect(pid, task.threads)
-    for name, entry in core.images(state, FilterTable()):
+    for name, entry in core.images(state, core.tables("ignore")):
         images.write(name, [entry])
     return state
 
@@ -176,7 +175,7 @@ def test_a_stopped_process_is_to_be_stopped_again(start: Any, tmp_path: Path) ->
     with FrozenTree(victim, 10) as tree:
         (task,) = tree.tasks
         state = core.collect(victim, task.threads, task.stop_signal)
-    (_name, entry), _other = core.images(state, FilterTable())
+    (_name, entry), _other = core.images(state, core.tables("ignore"))
     assert entry.tc.task_state == core.TASK_STOPPED
     assert core.stop_signal(entry) == signal.SIGSTOP
 

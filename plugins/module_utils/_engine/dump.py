@@ -23,7 +23,7 @@ from .images.schema import message
 from .kernel import procfs
 from .options import DumpOptions
 from .parent import open_parent
-from .resources import core, preflight, pstree, seccomp, zombies
+from .resources import core, preflight, pstree, zombies
 from .resources.files.dump import FilesDump
 from .resources.fs import dump_fs
 from .resources.inventory import inventory, machine, task_ids, tree_identity
@@ -195,16 +195,16 @@ def _collect_task(work: Work, task: Task) -> TaskImages:
 def write(work: Work, tasks: Sequence[TaskImages], ended: Sequence[zombies.Zombie], hierarchy: pstree.Pstree) -> Manifest:
     """Write all images and make them a dump. Raises ImagesError."""
     options, images = work.options, work.directory.images
-    pages, filters = work.memory.write_images(), seccomp.FilterTable()
+    pages, common = work.memory.write_images(), core.tables(options.manage_cgroups)
     for number, task in enumerate(tasks, start=1):
         images.write(f"mm-{task.pid}", [task.mm])
         images.write(f"fs-{task.pid}", [task.fs])
         images.write(f"ids-{task.pid}", [task_ids(number, work.files.files_id(task.pid))])
-        for name, entry in core.images(task.state, filters):
+        for name, entry in core.images(task.state, common):
             images.write(name, [entry])
     for zombie in ended:
         images.write(f"core-{zombie.pid}", [zombies.image(zombie)])
-    filters.write(images)
+    common.write(images)
     work.files.write(images)
     pstree.write(images, hierarchy)
     work.trackers.explain()

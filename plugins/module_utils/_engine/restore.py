@@ -20,6 +20,7 @@ from .images.chain import Chain, Extent, open_chain
 from .kernel import procfs
 from .options import RestoreOptions
 from .resources import core, pstree, seccomp, zombies
+from .resources.cgroups import CgroupsRestore
 from .resources.files.memfd import anonymous_objects
 from .resources.files.restore import FilesRestore
 from .resources.fs import restore_fs
@@ -78,7 +79,8 @@ def restore(options: RestoreOptions, log: logging.Logger) -> RestoreResult:
     source = read(options)
     with ExitStack() as stack:
         files = stack.enter_context(FilesRestore(source.chain.top.images, options))
-        obstacles = find_obstacles(options, source, files)
+        cgroups = stack.enter_context(CgroupsRestore(source.chain.top.images, options.manage_cgroups))
+        obstacles = find_obstacles(options, source, files, cgroups)
         if obstacles:
             raise RestoreError("; ".join(map(str, obstacles)), obstacles)
         options.hook("pre-restore", {})
@@ -87,13 +89,15 @@ def restore(options: RestoreOptions, log: logging.Logger) -> RestoreResult:
         stubs = stack.enter_context(Stubs())
         clock.mark("forking")
         create(source, stubs, inherited, options)
+        for task in source.tasks:
+            cgroups.move_process(stubs.leaders[task.pid], task.cores[0])
         clock.mark("forked")
         with ThreadPoolExecutor(1) as beside:
             verification = beside.submit(source.chain.verify_pages)
             pages = sum(fill(task, stubs, files, inherited) for task in source.tasks)
             verification.result()  # nothing has run yet of what was filled
         for task in source.tasks:
-            complete(task, stubs, options, source)
+            complete(task, stubs, options, source, cgroups)
         root = source.tasks[0].pid
         options.hook("post-restore", {"CRTOOLS_INIT_PID": str(root)})
         options.hook("pre-resume", {"CRTOOLS_INIT_PID": str(root)})
@@ -101,7 +105,8 @@ def restore(options: RestoreOptions, log: logging.Logger) -> RestoreResult:
         stubs.go(_stopped(source, options))
         clock.mark("restored")
         options.hook("post-resume", {"CRTOOLS_INIT_PID": str(root)})
-        warnings = (*files.warnings(), *(text for pid, entry in source.zombies.items() for text in zombies.warnings(pid, entry)))
+        ended = tuple(text for pid, entry in source.zombies.items() for text in zombies.warnings(pid, entry))
+        warnings = (*files.warnings(), *cgroups.warnings, *ended)
     log.info("Restored processes %s", ", ".join(str(task.pid) for task in source.tasks))
     result = RestoreResult(
         images_dir=options.images_dir,
@@ -125,8 +130,9 @@ def plan(options: RestoreOptions) -> RestorePlan:
     """Tell what `restore` would do, or why it can't. Raises EngineError when the images cannot be used at all. Touches nothing."""
     source = read(options)
     source.chain.verify_pages()
-    with FilesRestore(source.chain.top.images, options) as files:
-        obstacles = find_obstacles(options, source, files)
+    images = source.chain.top.images
+    with FilesRestore(images, options) as files, CgroupsRestore(images, options.manage_cgroups) as cgroups:
+        obstacles = find_obstacles(options, source, files, cgroups)
     pids = tuple(task.pid for task in source.tasks)
     return RestorePlan(source.chain.dump_id, pids[0], pids, not obstacles, tuple(obstacles))
 
@@ -160,7 +166,7 @@ def read(options: RestoreOptions) -> Source:
     return Source(chain, hierarchy, tuple(tasks), dead, seccomp.read(images))
 
 
-def find_obstacles(options: RestoreOptions, source: Source, files: FilesRestore) -> List[Obstacle]:
+def find_obstacles(options: RestoreOptions, source: Source, files: FilesRestore, cgroups: CgroupsRestore) -> List[Obstacle]:
     """Return all that stands in the way of the restore, as far as it can be known before. Touches nothing."""
     obstacles = list(pstree.check_restore(source.hierarchy, options.shell_job))
     _await_reaping([task.pid for task in source.hierarchy.tasks])
@@ -172,6 +178,7 @@ def find_obstacles(options: RestoreOptions, source: Source, files: FilesRestore)
         obstacles += zombies.check(pid, entry)
     for images in source.tasks:
         obstacles += core.check(images.pid, images.cores, source.filters)
+        obstacles += cgroups.check(images.pid, images.cores[0])
         obstacles += memory.check_vdso(images.pid, images.mm.vmas)
     return obstacles + files.check()
 
@@ -288,13 +295,14 @@ def _place_descriptors(task: TaskImages, leader: Tracee, files: FilesRestore) ->
     leader.call("close_range", floor, _ALL_DESCRIPTORS, 0)
 
 
-def complete(task: TaskImages, stubs: Stubs, options: RestoreOptions, source: Source) -> None:
+def complete(task: TaskImages, stubs: Stubs, options: RestoreOptions, source: Source, cgroups: CgroupsRestore) -> None:
     """Give a process its threads and each its state, registers last: from then on it may run. Raises RestoreError."""
     leader = stubs.leaders[task.pid]
     try:
         for tid in task.tids[1:]:
             stubs.create_thread(leader, tid)
         threads = stubs.threads[task.pid]
+        cgroups.move_threads(threads, task.cores)
         core.restore_process(leader, task.cores[0], task.mm)
         seccomp.restore(threads, task.cores, source.filters)
         remember = _track(leader, options)

@@ -14,16 +14,15 @@ from typing import Any, List, Sequence, Tuple
 
 from ..errors import Obstacle
 from ..images.schema import message
-from ..kernel import procfs
+from ..kernel import cgroups, procfs
 from ..tracee.arch.x86_64 import Registers
 from ..tracee.tracee import Tracee
 from . import attributes, credentials, registers, rlimits, scheduling, seccomp, signals, threads, timers
 from .batch import ask
+from .cgroups import SetTable
 
 TASK_ALIVE, TASK_DEAD, TASK_STOPPED = 1, 2, 3
 """task_core_entry.task_state (compel's task-state.h)."""
-ROOT_CG_SET = 1
-"""The number of the control-group set that all tasks are put into; inventory_entry.root_cg_set is the same."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +38,7 @@ class Thread:
     scheduling: scheduling.Scheduling
     credentials: credentials.Credentials
     seccomp: seccomp.Seccomp
+    cgroups: Tuple[cgroups.Member, ...]
 
 
 @dataclass(frozen=True)
@@ -97,24 +97,43 @@ def _thread(tracee: Tracee, replies: Sequence[Any]) -> Thread:
         scheduling.of_thread(tracee, slack),
         credentials.decode(procfs.status(tracee.pid, tracee.tid), secure_bits),
         seccomp.of_thread(tracee),
+        cgroups.of_thread(tracee.pid, tracee.tid),
     )
 
 
-def images(state: TaskState, filters: seccomp.FilterTable) -> List[Tuple[str, Any]]:
-    """Return the core images of STATE, each a name ("core-123") and its core_entry; the leader's first. Its filters go into FILTERS."""
-    return [(f"core-{thread.tid}", _core(state, thread, filters)) for thread in state.threads]
+@dataclass(frozen=True)
+class Tables:
+    """What the tasks of a dump have in common, and name by number."""
+
+    filters: seccomp.FilterTable
+    cgroups: SetTable
+
+    def write(self, images: Any) -> None:
+        """Write the images. Raises ImagesError."""
+        self.filters.write(images)
+        self.cgroups.write(images)
 
 
-def _core(state: TaskState, thread: Thread, filters: seccomp.FilterTable) -> Any:
+def tables(manage_cgroups: str) -> Tables:
+    """Return new tables, for a dump that manages cgroups in that way."""
+    return Tables(seccomp.FilterTable(), SetTable(manage_cgroups))
+
+
+def images(state: TaskState, common: Tables) -> List[Tuple[str, Any]]:
+    """Return the core images of STATE, each a name ("core-123") and its core_entry; the leader's first. What it names goes into COMMON."""
+    return [(f"core-{thread.tid}", _core(state, thread, common)) for thread in state.threads]
+
+
+def _core(state: TaskState, thread: Thread, common: Tables) -> Any:
     core = message("core_entry")()
     registers.fill(core, thread.registers, thread.xstate)
     thread_core = core.thread_core
-    thread_core.cg_set = ROOT_CG_SET
+    thread_core.cg_set = common.cgroups.number(thread.cgroups)
     threads.fill(core, thread.registered)
     signals.fill_thread(thread_core, thread.signals)
     scheduling.fill(thread_core, thread.scheduling)
     credentials.fill(thread_core, thread.credentials)
-    filters.fill(thread_core, thread.seccomp)
+    common.filters.fill(thread_core, thread.seccomp)
     if thread.tid == state.pid:
         _fill_process(core.tc, state)
     else:
