@@ -19,7 +19,7 @@ from .errors import ChainError, Obstacle, RestoreError, UsageError
 from .images.chain import Chain, Extent, open_chain
 from .kernel import procfs
 from .options import RestoreOptions
-from .resources import core, pstree, seccomp, zombies
+from .resources import core, pstree, seccomp, sharing, zombies
 from .resources.cgroups import CgroupsRestore
 from .resources.files.memfd import anonymous_objects
 from .resources.files.restore import FilesRestore
@@ -53,6 +53,7 @@ class TaskImages:
     mm: Any
     fs: Any
     files_id: int
+    fs_id: int
     extents: Tuple[Extent, ...]
 
 
@@ -68,6 +69,15 @@ class Source:
     """The core_entry of each process that has ended."""
     filters: Tuple[Any, ...]
     """The seccomp filters."""
+
+    @property
+    def shared(self) -> Dict[int, Tuple[int, int]]:
+        """What processes may share: files_id and fs_id of each."""
+        return {task.pid: (task.files_id, task.fs_id) for task in self.tasks}
+
+    def is_last_of_table(self, task: TaskImages) -> bool:
+        """Tell whether TASK is the last one with its descriptor table."""
+        return next(other for other in reversed(self.tasks) if other.files_id == task.files_id) is task
 
 
 def restore(options: RestoreOptions, log: logging.Logger) -> RestoreResult:
@@ -95,6 +105,8 @@ def restore(options: RestoreOptions, log: logging.Logger) -> RestoreResult:
         with ThreadPoolExecutor(1) as beside:
             verification = beside.submit(source.chain.verify_pages)
             pages = sum(fill(task, stubs, files, inherited) for task in source.tasks)
+            for task in filter(source.is_last_of_table, source.tasks):  # until then tables hold what is inherited, for all who share them
+                _place_descriptors(task, stubs.leaders[task.pid], files)
             verification.result()  # nothing has run yet of what was filled
         for task in source.tasks:
             complete(task, stubs, options, source, cgroups)
@@ -152,6 +164,7 @@ def read(options: RestoreOptions) -> Source:
     for task in hierarchy.tasks:
         if task.pid in dead:
             continue
+        ids: Any = images.read(f"ids-{task.pid}")[0]
         tasks.append(
             TaskImages(
                 pid=task.pid,
@@ -159,7 +172,8 @@ def read(options: RestoreOptions) -> Source:
                 cores=tuple(images.read(f"core-{tid}")[0] for tid in task.threads),
                 mm=images.read(f"mm-{task.pid}")[0],
                 fs=images.read(f"fs-{task.pid}")[0],
-                files_id=int(images.read(f"ids-{task.pid}")[0].files_id),  # type: ignore[attr-defined]
+                files_id=ids.files_id,
+                fs_id=ids.fs_id,
                 extents=tuple(chain.iterate_extents(f"pagemap-{task.pid}")),
             )
         )
@@ -174,6 +188,7 @@ def find_obstacles(options: RestoreOptions, source: Source, files: FilesRestore,
         obstacles += [_taken(tid) for tid in {task.pid, *task.threads} if os.path.exists(f"/proc/{tid}")]
     if not obstacles:
         obstacles += pstree.check_helpers(source.hierarchy, options.shell_job)
+        obstacles += sharing.check(source.hierarchy, options.shell_job, source.shared)
     for pid, entry in source.zombies.items():
         obstacles += zombies.check(pid, entry)
     for images in source.tasks:
@@ -250,7 +265,7 @@ def create(source: Source, stubs: Stubs, inherited: Inherited, options: RestoreO
         memory.clear(root, memory.find_parking([task.mm for task in source.tasks], root))
         root.call("close_range", 0, inherited.descriptors[0] - 1, 0)
         for step in pstree.creation_plan(source.hierarchy, options.shell_job):
-            _carry_out(step, stubs)
+            _carry_out(step, stubs, source)
         for task in source.hierarchy.tasks:
             if task.pid in source.zombies:
                 zombies.restore(stubs, task.pid, source.zombies[task.pid], task.ppid)
@@ -258,10 +273,10 @@ def create(source: Source, stubs: Stubs, inherited: Inherited, options: RestoreO
         raise RestoreError(f"the processes cannot be created ({error}); see whether a limit on processes or memory is reached") from error
 
 
-def _carry_out(step: pstree.Step, stubs: Stubs) -> None:
+def _carry_out(step: pstree.Step, stubs: Stubs, source: Source) -> None:
     task = stubs.leaders[step.actor]
     if step.call == "fork":
-        stubs.create_child(task, step.argument)
+        stubs.create_child(task, step.argument, sharing.flags(source.shared, step.actor, step.argument))
     elif step.call == pstree.FORK_BESIDE:
         stubs.create_sibling(task, step.argument)
     elif step.call == pstree.END:
@@ -273,26 +288,29 @@ def _carry_out(step: pstree.Step, stubs: Stubs) -> None:
 
 
 def fill(task: TaskImages, stubs: Stubs, files: FilesRestore, inherited: Inherited) -> int:
-    """Give a process its memory, directories and descriptors, and its threads; return the pages read. Raises RestoreError."""
+    """Give a process its memory and directories; return the pages read. Raises RestoreError."""
     leader = stubs.leaders[task.pid]
     try:
         restore_mm(leader, task.mm, files.local(task.mm.exe_file_id))
         pages = memory.build(leader, task.mm, task.extents, inherited.pages, inherited.of_mapping)
         restore_fs(task.fs, files, leader)
-        _place_descriptors(task, leader, files)
     except OSError as error:
         raise RestoreError(f"process {task.pid} cannot be built ({error}); check that the machine has what the dump's had") from error
     return pages
 
 
 def _place_descriptors(task: TaskImages, leader: Tracee, files: FilesRestore) -> None:
+    """Give a process, and those that share its table, its descriptors and no others. Raises RestoreError."""
     descriptors = files.descriptors(task.files_id)
     floor = 1 + max([descriptor.fd for descriptor in descriptors], default=-1)
     calls = [Call("dup3", (one.local, one.fd, os.O_CLOEXEC if one.cloexec else 0)) for one in descriptors]
-    for reply in leader.batch(calls):
-        reply.check()
-    files.finish(task.pid, task.files_id, leader)
-    leader.call("close_range", floor, _ALL_DESCRIPTORS, 0)
+    try:
+        for reply in leader.batch(calls):
+            reply.check()
+        files.finish(task.pid, task.files_id, leader)
+        leader.call("close_range", floor, _ALL_DESCRIPTORS, 0)
+    except OSError as error:
+        raise RestoreError(f"process {task.pid} cannot get its descriptors ({error}); check what else limits them") from error
 
 
 def complete(task: TaskImages, stubs: Stubs, options: RestoreOptions, source: Source, cgroups: CgroupsRestore) -> None:

@@ -10,12 +10,12 @@ from typing import Iterator, List
 
 from ..errors import Obstacle
 from ..kernel import procfs
-from ..kernel.kcmp import KCMP_FILES, KCMP_FS, KCMP_SIGHAND, KCMP_VM, kcmp
+from ..kernel.kcmp import KCMP_SIGHAND, KCMP_VM, kcmp
 from . import credentials, scheduling, seccomp, timers
 
 _EI_CLASS, _ELFCLASS64 = 4, 2  # elf(5)
 _NAMESPACE_NAMES = {"mnt": "mount", "net": "network", "ipc": "IPC", "uts": "UTS", "pid": "PID"}
-_SHARED = {"memory": KCMP_VM, "descriptor table": KCMP_FILES, "working directory": KCMP_FS, "signal handlers": KCMP_SIGHAND}
+_SHARED = {"memory": KCMP_VM, "signal handlers": KCMP_SIGHAND}
 
 
 def obstacles(pid: int) -> List[Obstacle]:
