@@ -99,7 +99,7 @@ def test_zombies_and_groups(lab: Lab, dumper: str, restorer: str) -> None:
 @DIRECTIONS
 @pytest.mark.parametrize("program", ["sandbox", "shared_tables"])
 def test_seccomp_and_shared_tables(lab: Lab, program: str, dumper: str, restorer: str) -> None:
-    victim = lab.start(program)
+    victim = lab.start(program, "files only")
     victim.await_rest()
     carry(lab, victim.pid, dumper, restorer)
     assert state(victim.pid) in "SR"

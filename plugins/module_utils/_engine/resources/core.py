@@ -121,7 +121,9 @@ def tables(manage_cgroups: str) -> Tables:
 
 def images(state: TaskState, common: Tables) -> List[Tuple[str, Any]]:
     """Return the core images of STATE, each a name ("core-123") and its core_entry; the leader's first. What it names goes into COMMON."""
-    return [(f"core-{thread.tid}", _core(state, thread, common)) for thread in state.threads]
+    found = [(f"core-{thread.tid}", _core(state, thread, common)) for thread in state.threads]
+    common.filters.fill([core for _name, core in found], [thread.seccomp for thread in state.threads])
+    return found
 
 
 def _core(state: TaskState, thread: Thread, common: Tables) -> Any:
@@ -133,7 +135,6 @@ def _core(state: TaskState, thread: Thread, common: Tables) -> Any:
     signals.fill_thread(thread_core, thread.signals)
     scheduling.fill(thread_core, thread.scheduling)
     credentials.fill(thread_core, thread.credentials)
-    common.filters.fill(thread_core, thread.seccomp)
     if thread.tid == state.pid:
         _fill_process(core.tc, state)
     else:

@@ -3,7 +3,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Seccomp, strict mode and filters (seccomp(2)); each thread has its own, and inherits those of its maker.
 
-CRIU images: thread_core_entry.{seccomp_mode,seccomp_filter}, and all filters in seccomp.img, each naming the one installed before.
+CRIU images: thread_core_entry.{seccomp_mode,seccomp_filter}, and all filters in seccomp.img, each naming the one
+installed after it.
 Filters bind every system call, so those that we have a thread make as well: they are suspended as long as we trace it
 (PTRACE_O_SUSPEND_SECCOMP), which takes CAP_SYS_ADMIN and an engine that is under no filter itself.
 """
@@ -30,6 +31,7 @@ _SET_MODE_FILTER = 1  # include/uapi/linux/seccomp.h
 _FLAG_TSYNC, _FLAG_LOG = 1 << 0, 1 << 1
 _RETURN_CONSTANT = 0x06  # BPF_RET | BPF_K
 _RET_ACTION, _RET_USER_NOTIF = 0xFFFF0000, 0x7FC00000
+_NONE = -1
 _INSTRUCTION = struct.Struct("<HBBI")  # struct sock_filter
 _CAP_SYS_ADMIN = 21
 
@@ -84,31 +86,36 @@ def _asks(program: bytes) -> bool:
 
 
 class FilterTable:
-    """The filters of a dump, each once for the same ones before it: those of threads and children that inherited them."""
+    """The filters of a dump, each once for the same ones installed after it."""
 
     def __init__(self) -> None:
         self._entries: List[Any] = []
-        self._known: Dict[Tuple[int, Filter], int] = {}
+        self._known: Dict[Tuple[int, int, bytes], int] = {}
 
-    def fill(self, thread_core: Any, own: Seccomp) -> None:
-        """Put what binds a thread into THREAD_CORE, a thread_core_entry."""
-        thread_core.seccomp_mode = own.mode
-        last = -1
-        for one in own.filters:
-            last = self._number(last, one)
-        if own.filters:
-            thread_core.seccomp_filter = last
+    def fill(self, cores: Sequence[Any], threads: Sequence[Seccomp]) -> None:
+        """Put what binds the THREADS of a process, the leader first, into CORES, their core_entry messages.
 
-    def _number(self, before: int, one: Filter) -> int:
-        if (before, one) not in self._known:
-            entry = message("seccomp_filter")(filter=one.program)
-            if before >= 0:
-                entry.prev = before
-            if one.log:
-                entry.flags = _FLAG_LOG
-            self._known[before, one] = len(self._entries)
+        Where all have the same filters, CRIU names those of the leader only, which the others get by SECCOMP_FILTER_FLAG_TSYNC.
+        """
+        alike = len(threads) > 1 and all(own == threads[0] for own in threads) and threads[0].mode == FILTER
+        for core, own in list(zip(cores, threads))[: 1 if alike else None]:
+            if own.mode:
+                core.thread_core.seccomp_mode = own.mode
+            following = _NONE
+            for one in reversed(own.filters):
+                following = self._number(one.program, (_FLAG_LOG if one.log else 0) | (_FLAG_TSYNC if alike else 0), following)
+            if own.filters:
+                core.thread_core.seccomp_filter = following
+
+    def _number(self, program: bytes, flags: int, following: int) -> int:
+        key = (following, flags, program)
+        if key not in self._known:
+            entry = message("seccomp_filter")(filter=program, flags=flags)
+            if following != _NONE:
+                entry.prev = following
+            self._known[key] = len(self._entries)
             self._entries.append(entry)
-        return self._known[before, one]
+        return self._known[key]
 
     def write(self, images: Any) -> None:
         """Write the image, where there are filters. Raises ImagesError."""
@@ -121,31 +128,48 @@ def read(images: Any) -> Tuple[Any, ...]:
     return tuple(images.read_one("seccomp").seccomp_filters) if images.has("seccomp") else ()
 
 
-def wanted(thread_core: Any, table: Sequence[Any]) -> Seccomp:
-    """Return what binds the thread of THREAD_CORE; TABLE as `read` returns it. Raises IndexError for a filter that is not there."""
-    if thread_core.seccomp_mode != FILTER:
-        return Seccomp(thread_core.seccomp_mode)
-    filters: List[Filter] = []
-    number = thread_core.seccomp_filter
-    while number is not None and len(filters) <= len(table):
-        filters.append(Filter(bytes(table[number].filter), bool(table[number].flags & _FLAG_LOG)))
-        number = table[number].prev if table[number].HasField("prev") else None
-    return Seccomp(FILTER, tuple(reversed(filters)))
+def wanted(cores: Sequence[Any], table: Sequence[Any]) -> List[Seccomp]:
+    """Return what binds the threads of CORES, core_entry messages, the leader's first; TABLE as `read` returns it.
+
+    Raises IndexError for a filter that is not there.
+    """
+    leader = cores[0]
+    old = leader.HasField("tc") and leader.tc.old_seccomp_mode  # CRIU before 3.12: for all threads
+    first = leader.tc.old_seccomp_filter if old else leader.thread_core.seccomp_filter
+    own = _chain(old or leader.thread_core.seccomp_mode, first, table)
+    spread = [one for one, flags in own if flags & _FLAG_TSYNC or old]
+    found = [_bound(old or leader.thread_core.seccomp_mode, [one for one, _flags in own])]
+    for thread_core in (core.thread_core for core in cores[1:]):
+        chain = [one for one, _flags in _chain(thread_core.seccomp_mode, thread_core.seccomp_filter, table)]
+        found.append(_bound(thread_core.seccomp_mode or (FILTER if spread else DISABLED), chain or spread))
+    return found
+
+
+def _bound(mode: int, filters: Sequence[Filter]) -> Seccomp:
+    return Seccomp(mode, tuple(filters) if mode == FILTER else ())
+
+
+def _chain(mode: int, number: int, table: Sequence[Any]) -> List[Tuple[Filter, int]]:
+    """Return the filters from NUMBER on, each with its flags, in the order of their installation: `prev` is the next one."""
+    found: List[Tuple[Filter, int]] = []
+    while mode == FILTER:
+        entry = table[number]
+        found.append((Filter(bytes(entry.filter), bool(entry.flags & _FLAG_LOG)), entry.flags))
+        if len(found) > len(table):
+            raise IndexError(number)  # they go round in a circle
+        if not entry.HasField("prev"):
+            break
+        number = entry.prev
+    return found
 
 
 def check(pid: int, cores: Sequence[Any], table: Sequence[Any]) -> List[Obstacle]:
     """Return what stands in the way of binding the threads of PID; CORES are its core_entry messages."""
-    bound = [core.thread_core for core in cores if core.thread_core.seccomp_mode]
-    if not bound:
-        return []
-    for thread_core in bound:
-        try:
-            known = len(wanted(thread_core, table).filters) <= len(table)
-        except IndexError:
-            known = False
-        if not known:
-            return [Obstacle(pid, "seccomp", "the images lack a filter of it", "use another copy of the dump")]
-    return _means(pid, "seccomp")
+    try:
+        bound = any(own.mode for own in wanted(cores, table))
+    except IndexError:
+        return [Obstacle(pid, "seccomp", "the images lack a filter of it", "use another copy of the dump")]
+    return _means(pid, "seccomp") if bound else []
 
 
 def restore(threads: Sequence[Tracee], cores: Sequence[Any], table: Sequence[Any]) -> None:
@@ -154,7 +178,7 @@ def restore(threads: Sequence[Tracee], cores: Sequence[Any], table: Sequence[Any
     Their system calls stay ours to make as long as we trace them. What all threads have in common is one and the same filter
     for all, so that the program may synchronize its threads further (SECCOMP_FILTER_FLAG_TSYNC).
     """
-    all_wanted = [wanted(core.thread_core, table) for core in cores]
+    all_wanted = wanted(cores, table)
     if not any(one.mode for one in all_wanted):
         return
     for thread in threads:
