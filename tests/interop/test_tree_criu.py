@@ -11,12 +11,14 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1] / "integration"))
+from _engine.kernel import cgroups  # noqa: E402
 from victim import Lab, become_subreaper, children, state, until  # noqa: E402
 from victims import CRIU, run  # noqa: E402
 
@@ -106,3 +108,31 @@ def test_seccomp_and_shared_tables(lab: Lab, program: str, dumper: str, restorer
     assert victim.ask() == "ok"
     if program == "sandbox":
         assert victim.ask("add") == "ok" and victim.ask("break") == "ok"
+
+
+@contextmanager
+def new_cgroup(lab: Lab, hierarchy: str) -> Iterator[Path]:
+    """A new cgroup, which is gone with all that is in it afterwards."""
+    mount = cgroups.mounts().get(hierarchy)
+    if mount is None or not os.access(mount.directory, os.W_OK):
+        pytest.skip("no such hierarchy that we may write")
+    directory = Path(mount.directory, f"stillframe-{os.getpid()}")
+    directory.mkdir()
+    try:
+        yield directory
+    finally:
+        lab.reap()
+        until(lambda: not (directory / "cgroup.procs").read_text(), f"{directory} is in use")
+        directory.rmdir()
+
+
+@DIRECTIONS
+@pytest.mark.parametrize("hierarchy", [cgroups.VERSION_2, "freezer"], ids=["version 2", "version 1"])
+def test_cgroups(lab: Lab, hierarchy: str, dumper: str, restorer: str) -> None:
+    with new_cgroup(lab, hierarchy) as directory:
+        root = lab.spawn(["sleep", "1000"]).pid
+        until(lambda: Path(f"/proc/{root}/comm").read_text() == "sleep\n", "nothing is started")
+        cgroups.join_process(str(directory), root)
+        before = cgroups.of_thread(root, root)
+        carry(lab, root, dumper, restorer)
+        assert cgroups.of_thread(root, root) == before
