@@ -2,7 +2,7 @@
  * GNU General Public License v2.0 or later, so v3.0 too (see LICENSES/GPL-2.0-or-later.txt)
  * SPDX-License-Identifier: GPL-2.0-or-later */
 /* Processes that share their descriptor table and their directories, a third that shares the table only, and one that
- * shares nothing. */
+ * shares nothing and whose end its parent is told by another signal. */
 #include "victim.h"
 
 static int in[3][2], out[3][2];
@@ -53,14 +53,14 @@ static void obey(const char *line)
 int main(int argc, char **argv)
 {
 	begin(argv);
-	if (argc > 2) /* CRIU knows no shared directories */
+	if (argc > 2) /* CRIU knows no shared directories, and no other signals */
 		shared[0] = CLONE_FILES;
 	for (int which = 0; which < 3; which++) {
 		MUST(pipe(in[which]));
 		MUST(pipe(out[which]));
 	}
 	for (int which = 0; which < 3; which++)
-		if (!MUST(syscall(SYS_clone, shared[which] | SIGCHLD, 0, 0, 0, 0)))
+		if (!MUST(syscall(SYS_clone, shared[which] | (which == 2 && argc == 2 ? SIGUSR2 : SIGCHLD), 0, 0, 0, 0)))
 			run_child(which);
 	serve(obey);
 }

@@ -19,7 +19,7 @@ from .errors import ChainError, Obstacle, RestoreError, UsageError
 from .images.chain import Chain, Extent, open_chain
 from .kernel import procfs
 from .options import RestoreOptions
-from .resources import core, pstree, seccomp, sharing, zombies
+from .resources import attributes, core, pstree, seccomp, sharing, zombies
 from .resources.cgroups import CgroupsRestore
 from .resources.files.memfd import anonymous_objects
 from .resources.files.restore import FilesRestore
@@ -74,6 +74,12 @@ class Source:
     def shared(self) -> Dict[int, Tuple[int, int]]:
         """What processes may share: files_id and fs_id of each."""
         return {task.pid: (task.files_id, task.fs_id) for task in self.tasks}
+
+    @property
+    def exit_signals(self) -> Dict[int, int]:
+        """What the parent of each process is sent when it ends."""
+        cores = {**{task.pid: task.cores[0] for task in self.tasks}, **self.zombies}
+        return {pid: attributes.restored_exit_signal(entry) for pid, entry in cores.items()}
 
     def is_last_of_table(self, task: TaskImages) -> bool:
         """Tell whether TASK is the last one with its descriptor table."""
@@ -276,7 +282,8 @@ def create(source: Source, stubs: Stubs, inherited: Inherited, options: RestoreO
 def _carry_out(step: pstree.Step, stubs: Stubs, source: Source) -> None:
     task = stubs.leaders[step.actor]
     if step.call == "fork":
-        stubs.create_child(task, step.argument, sharing.flags(source.shared, step.actor, step.argument))
+        shared = sharing.flags(source.shared, step.actor, step.argument)
+        stubs.create_child(task, step.argument, shared, source.exit_signals.get(step.argument, signal.SIGCHLD))
     elif step.call == pstree.FORK_BESIDE:
         stubs.create_sibling(task, step.argument)
     elif step.call == pstree.END:

@@ -53,6 +53,8 @@ def _check_kind(pid: int) -> None:
         raise TargetError(f"process {pid} has ended; name one that runs") from error
     if stat.flags & procfs.PF_KTHREAD:
         raise TargetError(f"process {pid} ({stat.comm}) is a kernel thread; name a process of user space")
+    if stat.state in _DEAD and stat.threads > 1:
+        raise TargetError(f"the first thread of process {pid} ({stat.comm}) has ended and others go on; name a process that is whole")
     if stat.state in _DEAD:
         raise TargetError(
             f"process {pid} ({stat.comm}) is a zombie, it has ended; let its parent {stat.ppid} wait for it, name one that runs"

@@ -19,7 +19,7 @@ from ..kernel import procfs
 from ..kernel.prctl import PR_SET_DUMPABLE, PR_SET_NAME
 from ..tracee.calls import Call
 from ..tracee.stubs import Stubs
-from . import credentials
+from . import attributes, credentials
 from .batch import order
 from .threads import printable
 
@@ -38,13 +38,14 @@ class Zombie:
     comm: str
     status: int
     """As wait(2) returns it."""
+    exit_signal: int
     credentials: credentials.Credentials
 
 
 def read(pid: int) -> Zombie:
     """Return what is left of PID, a zombie. Raises OSError."""
     stat = procfs.stat(pid)
-    return Zombie(pid, stat.comm, stat.exit_code, credentials.decode_status(procfs.status(pid)))
+    return Zombie(pid, stat.comm, stat.exit_code, attributes.exit_signal(pid), credentials.decode_status(procfs.status(pid)))
 
 
 def image(zombie: Zombie) -> Any:
@@ -52,6 +53,7 @@ def image(zombie: Zombie) -> Any:
     core = message("core_entry")()
     core.mtype, tc = core.X86_64, core.tc
     tc.task_state, tc.exit_code, tc.comm = TASK_DEAD, zombie.status, printable(zombie.comm)
+    tc.stillframe.exit_signal = zombie.exit_signal
     tc.personality = tc.flags = tc.blk_sigset = 0
     core.thread_core.futex_rla = core.thread_core.futex_rla_len = 0
     credentials.fill(core.thread_core, zombie.credentials)
@@ -86,4 +88,4 @@ def restore(stubs: Stubs, pid: int, core: Any, parent: int) -> None:
         credentials.restore(stub, core.thread_core)
     order(stub, "dumpable", [Call("prctl", (PR_SET_DUMPABLE, 0, 0, 0, 0))])  # it must not dump core again
     stubs.end(pid, status >> 8 & 0xFF, status & _SIGNAL_BITS)
-    stubs.take_child_signal(parent)
+    stubs.take_exit_signal(parent, attributes.restored_exit_signal(core))

@@ -24,7 +24,7 @@ CLONE_VM, CLONE_FS, CLONE_FILES, CLONE_SIGHAND = 0x100, 0x200, 0x400, 0x800
 CLONE_PARENT, CLONE_THREAD, CLONE_SYSVSEM = 0x8000, 0x10000, 0x40000
 _THREAD = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM
 _OPTIONS = ptrace.O_SYSGOOD | ptrace.PTRACE_O_EXITKILL
-_SIGCHLD_SET = struct.pack("<Q", 1 << signal.SIGCHLD - 1)
+_SIGNAL_SET_SIZE = 8  # bytes of a sigset_t of the kernel's
 _SIG_DFL = bytes(32)  # struct kernel_sigaction
 _PROGRAM = "/proc/self/exe"
 """What a stub executes, to get an address space without a trace of ours; it never runs."""
@@ -71,10 +71,13 @@ class Stubs:
         root.execute(_PROGRAM)
         return root
 
-    def create_child(self, parent: Tracee, pid: int, shared: int = 0) -> Tracee:
-        """Create process PID as a child of PARENT, which it shares with what SHARED says (CLONE_FILES, CLONE_FS). Raises RestoreError."""
+    def create_child(self, parent: Tracee, pid: int, shared: int = 0, exit_signal: int = signal.SIGCHLD) -> Tracee:
+        """Create process PID as a child of PARENT, which is sent EXIT_SIGNAL when it ends.
+
+        SHARED: what they share (CLONE_FILES, CLONE_FS). Raises RestoreError.
+        """
         try:
-            return self._register(parent.clone3(shared, signal.SIGCHLD, pid))
+            return self._register(parent.clone3(shared, exit_signal, pid))
         except OSError as error:
             raise _not_created(pid, error) from error
 
@@ -86,7 +89,7 @@ class Stubs:
             raise _not_created(pid, error) from error
 
     def end(self, pid: int, code: int, signo: int = 0) -> None:
-        """End process PID by exit(2) with CODE, or by SIGNO where that is given: its parent is sent SIGCHLD and has a zombie."""
+        """End process PID by exit(2) with CODE, or by SIGNO where that is given: its parent is sent a signal and has a zombie."""
         leader = self.leaders.pop(pid)
         del self.threads[pid]
         if not signo:
@@ -95,7 +98,7 @@ class Stubs:
         if signo == signal.SIGKILL:
             os.kill(pid, signo)
         else:
-            leader.call("rt_sigaction", signo, _SIG_DFL, 0, len(_SIGCHLD_SET))
+            leader.call("rt_sigaction", signo, _SIG_DFL, 0, _SIGNAL_SET_SIZE)
             ptrace.set_sigmask(pid, 0)
             os.kill(pid, signo)
             ptrace.cont(pid)
@@ -107,11 +110,12 @@ class Stubs:
         self.end(pid, 0)
         if parent in self.leaders:
             self.leaders[parent].call("wait4", pid, 0, ptrace.WALL, 0)
-            self.take_child_signal(parent)
+            self.take_exit_signal(parent, signal.SIGCHLD)
 
-    def take_child_signal(self, parent: int) -> None:
-        """Take from process PARENT the SIGCHLD that the end of a child has sent to it."""
-        self.leaders[parent].batch([Call("rt_sigtimedwait", (_SIGCHLD_SET, 0, bytes(16), len(_SIGCHLD_SET)))])
+    def take_exit_signal(self, parent: int, signo: int) -> None:
+        """Take from process PARENT the signal SIGNO that the end of a child has sent to it, if any."""
+        awaited = struct.pack("<Q", 1 << signo - 1 if signo else 0)
+        self.leaders[parent].batch([Call("rt_sigtimedwait", (awaited, 0, bytes(16), len(awaited)))])
 
     def create_thread(self, leader: Tracee, tid: int) -> Tracee:
         """Create thread TID of the process of LEADER. Raises RestoreError."""
