@@ -43,7 +43,7 @@ NT_X86_XSTATE = 0x202
 
 SIGINFO_SIZE = 128
 """Bytes of a siginfo_t (include/uapi/asm-generic/siginfo.h, SI_MAX_SIZE)."""
-_SOCK_FILTER_SIZE = 8  # include/uapi/linux/filter.h
+_SOCK_FILTER_SIZE, _BPF_MAXINSNS = 8, 4096  # include/uapi/linux/{filter,bpf_common}.h
 WALL = 0x40000000  # include/uapi/linux/wait.h
 _XSTATE_MAX = 1 << 16
 _ERRNO_TOLD = re.compile(r"\berror #(\d+): ")
@@ -193,18 +193,17 @@ def seccomp_filters(tid: int) -> List[Tuple[bytes, int]]:
     Linux 4.16, CONFIG_CHECKPOINT_RESTORE. EACCES without CAP_SYS_ADMIN, and for one who is under seccomp.
     """
     found: List[Tuple[bytes, int]] = []
+    program = ctypes.create_string_buffer(_BPF_MAXINSNS * _SOCK_FILTER_SIZE)
     while True:
         try:
-            length = _ptrace(PTRACE_SECCOMP_GET_FILTER, tid, len(found), 0)
+            length = _ptrace(PTRACE_SECCOMP_GET_FILTER, tid, len(found), ctypes.addressof(program))
         except OSError as error:
             if error.errno == errno.ENOENT:
                 return found
             raise
-        program = ctypes.create_string_buffer(length * _SOCK_FILTER_SIZE)
-        _ptrace(PTRACE_SECCOMP_GET_FILTER, tid, len(found), ctypes.addressof(program))
         metadata = (ctypes.c_uint64 * 2)(len(found), 0)  # struct seccomp_metadata
         _ptrace(PTRACE_SECCOMP_GET_METADATA, tid, ctypes.sizeof(metadata), ctypes.addressof(metadata))
-        found.append((program.raw, metadata[1]))
+        found.append((ctypes.string_at(program, length * _SOCK_FILTER_SIZE), metadata[1]))
 
 
 def wait(tid: int) -> Status:

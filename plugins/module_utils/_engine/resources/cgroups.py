@@ -10,6 +10,7 @@ was in a cgroup of the dump's maker is left in that of the restore's: so is all 
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from typing import Any, Dict, List, Sequence, Tuple
 
 from ..errors import Obstacle, RestoreError
@@ -54,28 +55,33 @@ class SetTable:
 
 
 class CgroupsRestore:
-    """The cgroups of a dump on the way to its tasks. A context manager; `close` takes back what was made, unless it was kept."""
+    """The cgroups of a dump on the way to its tasks. A context manager: what was made is taken back after an error."""
 
     def __init__(self, images: Any, mode: str) -> None:
+        self._images = images
         self._mode = mode
         self._sets: Dict[int, Set] = {}
         self._own = OWN_SET
-        self._mounts = cgroups.mounts()
+        self._mounts: Dict[str, cgroups.Mount] = {}
         self._made: List[str] = []
         self.warnings: Dict[str, None] = {}
-        if mode != IGNORE and images.has("cgroup"):
-            for entry in images.read_one("cgroup").sets:
-                self._sets[entry.id] = tuple(Member(one.name, one.path) for one in entry.ctls)
-            self._own = images.read_one("inventory").root_cg_set
+        """What the caller should know, each once."""
 
     def __enter__(self) -> CgroupsRestore:
+        """Read the images. Raises ImagesError."""
+        if self._mode != IGNORE and self._images.has("cgroup"):
+            for entry in self._images.read_one("cgroup").sets:
+                self._sets[entry.id] = tuple(Member(one.name, one.path) for one in entry.ctls)
+            self._own = self._images.read_one("inventory").root_cg_set
+            self._mounts = cgroups.mounts()
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
         while self._made:
             path = self._made.pop()
             if kind is not None:
-                os.rmdir(path)
+                with suppress(OSError):  # another process may have come to use it
+                    os.rmdir(path)
 
     def check(self, pid: int, core: Any) -> List[Obstacle]:
         """Return the cgroups of process PID that are missing, where they must exist."""
