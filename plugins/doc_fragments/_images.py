@@ -101,6 +101,16 @@ options:
       - Allow unix sockets that are connected to a process outside of the tree.
     type: bool
     default: false
+  manage_cgroups:
+    description:
+      - What to do with the control groups that processes are in, version 1 and 2.
+      - With V(auto), a restored process joins those that it was in and that exist, such as that of its systemd unit; what is missing is
+        warned of. With V(none) they must exist. With V(soft) those that are missing are made, without limits. With V(ignore) a
+        restored process stays in the control groups of the restore.
+      - What a process shared with the engine that dumped it, it shares with the engine that restores it.
+    type: str
+    choices: [auto, none, soft, ignore]
+    default: auto
   tcp_established:
     description:
       - Accepted for trees without established TCP connections.

@@ -42,6 +42,7 @@ EXTERNAL: ArgumentSpec = {
     "shell_job": {"type": "bool", "default": False},
     "file_locks": {"type": "bool", "default": False},
     "ext_unix_sk": {"type": "bool", "default": False},
+    "manage_cgroups": {"type": "str", "choices": ["auto", "none", "soft", "ignore"], "default": "auto"},
     "tcp_established": {"type": "bool", "default": False},
     "tcp_close": {"type": "bool", "default": False},
 }

@@ -161,6 +161,7 @@ def process(pid: int, root: int, names: Names) -> dict[str, object]:
     for tid in sorted(int(name) for name in os.listdir(base / "task")):
         seen.update({f"thread {tid}, {name}": value for name, value in status(pid, tid).items()})
     seen["parent, group, session, terminal"] = [stat[1] if pid != root else "", *stat[2:5]]
+    seen["exit signal"] = stat[35] if pid != root else ""
     seen["children"] = (base / "task" / str(pid) / "children").read_text().split()
     seen["timers"] = (base / "timers").read_text()
     for name in ("cmdline", "environ", "limits", "oom_score_adj", "coredump_filter", "personality", "auxv", "timerslack_ns"):

@@ -167,15 +167,6 @@ def test_how_a_restored_child_ends_reaches_its_parent(lab: Lab) -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(root, 0)[1]) == 100 - signal.SIGTERM
 
 
-def test_a_zombie_in_the_tree_is_refused_by_name(lab: Lab) -> None:
-    root = lab.spawn([sys.executable, "-c", "import os, signal\nif not os.fork():\n    os._exit(3)\nsignal.pause()"]).pid
-    zombie = await_tree(root, 2)[1]
-    until(lambda: state(zombie) == "Z", f"process {zombie} does not end")
-    done = lab.engine("dump", "--tree", root, "--images-dir", lab.images("1"), "--leave-running")
-    assert done.returncode == 1 and f"process {zombie}" in done.stderr and "zombie" in done.stderr
-    assert state(root) == "S"
-
-
 def test_a_parent_in_vfork_is_dumped_or_refused_and_runs_on(lab: Lab) -> None:
     program = lab.spawn([str(lab.program("vforked"))])
     root, child = await_vfork(program.pid)

@@ -60,6 +60,18 @@ def test_a_zombie() -> None:
     ended.wait()
 
 
+def test_a_process_without_its_first_thread() -> None:
+    script = "import ctypes, threading; threading.Thread(target=threading.Event().wait).start(); ctypes.CDLL(None).syscall(60, 0)"
+    process = subprocess.Popen([sys.executable, "-c", script])
+    try:
+        while "State:\tZ" not in Path(f"/proc/{process.pid}/status").read_text():
+            os.sched_yield()
+        assert f"the first thread of process {process.pid}" in refusal(process.pid)
+    finally:
+        process.kill()
+        process.wait()
+
+
 def test_a_kernel_thread() -> None:
     if Path("/proc/2/comm").read_text() != "kthreadd\n":
         pytest.skip("kernel threads are not seen in this PID namespace")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -17,7 +16,8 @@ from typing import Iterator, List
 import pytest
 
 from _engine.kernel import procfs, ptrace
-from _engine.resources import core, preflight
+from _engine.resources import core, preflight, seccomp
+from _engine.resources.credentials import Capabilities
 from _engine.tracee.freeze import FrozenTree
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="takes root: it makes namespaces and traces tasks")
@@ -60,9 +60,11 @@ def wheres(pid: int) -> List[str]:
     return [obstacle.where for obstacle in preflight.obstacles(pid)]
 
 
-def test_seccomp_filter_is_named() -> None:
+def test_seccomp_filter_is_named_where_it_cannot_be_suspended(monkeypatch: pytest.MonkeyPatch) -> None:
     with Victim([sys.executable, "-c", SECCOMP]) as victim:
         assert victim.says() == "ready"
+        assert wheres(victim.pid) == []
+        monkeypatch.setattr(seccomp, "own_capabilities", lambda: Capabilities(0, 0, 0, 0, 0))
         assert wheres(victim.pid) == [f"seccomp of thread {victim.pid}"]
 
 
@@ -93,10 +95,18 @@ def test_traced_task_is_named() -> None:
             ptrace.detach(victim.pid)
 
 
-def test_zombie_is_named() -> None:
-    with Victim(READY) as victim:
-        victim.process.send_signal(signal.SIGKILL)
-        os.waitid(os.P_PID, victim.pid, os.WEXITED | os.WNOWAIT)
+LEADERLESS = """
+import ctypes, threading
+threading.Thread(target=lambda: (print("ready", flush=True), threading.Event().wait())).start()
+ctypes.CDLL(None).syscall(60, 0)
+"""
+
+
+def test_a_process_whose_first_thread_has_ended_is_named() -> None:
+    with Victim([sys.executable, "-c", LEADERLESS]) as victim:
+        assert victim.says() == "ready"
+        while procfs.stat(victim.pid).state != "Z":
+            os.sched_yield()
         assert wheres(victim.pid) == ["state"]
 
 

@@ -67,7 +67,7 @@ def dump(pid: int, directory: Path) -> core.TaskState:
     with FrozenTree(pid, 10) as tree:
         (task,) = tree.tasks
         state = core.collect(pid, task.threads)
-    for name, entry in core.images(state):
+    for name, entry in core.images(state, core.tables("ignore")):
         images.write(name, [entry])
     return state
 
@@ -128,7 +128,7 @@ def test_state_given_to_another_process_is_the_same(
     with FrozenTree(stub, 10) as tree:
         (task,) = tree.tasks
         cores = load(tmp_path, before, task)
-        assert not list(core.check(stub, list(cores.values())))
+        assert not list(core.check(stub, list(cores.values()), ()))
         restore(task, cores, mm_entry(before))
         after = core.collect(stub, task.threads)
     assert comparable(after) == comparable(before)
@@ -175,7 +175,7 @@ def test_a_stopped_process_is_to_be_stopped_again(start: Any, tmp_path: Path) ->
     with FrozenTree(victim, 10) as tree:
         (task,) = tree.tasks
         state = core.collect(victim, task.threads, task.stop_signal)
-    (_name, entry), _other = core.images(state)
+    (_name, entry), _other = core.images(state, core.tables("ignore"))
     assert entry.tc.task_state == core.TASK_STOPPED
     assert core.stop_signal(entry) == signal.SIGSTOP
 

@@ -53,7 +53,7 @@ def dumps(victim: int, tmp_path: Path) -> Dict[str, ImagesDir]:
         found[name] = ImagesDir(str(tmp_path / name))
     with FrozenTree(victim, 10) as tree:
         state = core.collect(victim, tree.tasks[0].threads)
-    for name, entry in core.images(state):
+    for name, entry in core.images(state, core.tables("ignore")):
         found["ours"].write(name, [entry])
     command = [CRIU, "dump", "--tree", str(victim), "--images-dir", found["criu"].path, "--leave-running", "-v4", "-o", "dump.log"]
     status = subprocess.run(command, check=False).returncode

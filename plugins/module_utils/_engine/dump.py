@@ -9,7 +9,7 @@ import logging
 import uuid
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from . import untouched
 from .clock import Clock
@@ -23,7 +23,7 @@ from .images.schema import message
 from .kernel import procfs
 from .options import DumpOptions
 from .parent import open_parent
-from .resources import core, preflight, pstree
+from .resources import core, preflight, pstree, sharing, zombies
 from .resources.files.dump import FilesDump
 from .resources.fs import dump_fs
 from .resources.inventory import inventory, machine, task_ids, tree_identity
@@ -87,14 +87,16 @@ def dump(options: DumpOptions, log: logging.Logger) -> DumpResult:
             work = Work(options, directory, parent, trackers, files, memory, clock)
             log.info("Stopped processes %s", ", ".join(map(str, tree.pids)))
             tasks = collect(work, tree)
-            hierarchy = pstree.read_tree(tree.pids)
+            fs_ids = sharing.fs_ids(tree.pids)
+            ended = [zombies.read(pid) for pid in tree.zombies]
+            hierarchy = pstree.read_tree(tree.pids + tree.zombies)
             memory.take(tree)
             clock.mark("taken")
             if options.leave_running:
                 tree.thaw()
                 clock.mark("thawed")
             memory.finish()
-            manifest = write(work, tasks, hierarchy)
+            manifest = write(work, tasks, ended, hierarchy, fs_ids)
             end(options, tree, trackers)
             clock.mark("thawed")
     freed = dedup(options.images_dir).bytes_freed if options.auto_dedup and parent is not None else 0
@@ -158,7 +160,7 @@ def find_obstacles(options: DumpOptions, pids: Sequence[int], trackers: Trackers
 
 
 def _obstacles_of(options: DumpOptions, pids: Sequence[int], trackers: Trackers) -> Tuple[List[Obstacle], List[str]]:
-    obstacles: List[Obstacle] = pstree.check(pids)
+    obstacles: List[Obstacle] = pstree.check(options.tree) + sharing.obstacles(pids)
     for pid in pids:
         try:
             obstacles += preflight.obstacles(pid)
@@ -191,16 +193,21 @@ def _collect_task(work: Work, task: Task) -> TaskImages:
         task.release_scratch()
 
 
-def write(work: Work, tasks: Sequence[TaskImages], hierarchy: pstree.Pstree) -> Manifest:
-    """Write all images and make them a dump. Raises ImagesError."""
+def write(
+    work: Work, tasks: Sequence[TaskImages], ended: Sequence[zombies.Zombie], hierarchy: pstree.Pstree, fs_ids: Dict[int, int]
+) -> Manifest:
+    """Write all images and make them a dump; FS_IDS as `sharing` has them. Raises ImagesError."""
     options, images = work.options, work.directory.images
-    pages = work.memory.write_images()
+    pages, common = work.memory.write_images(), core.tables(options.manage_cgroups)
     for number, task in enumerate(tasks, start=1):
         images.write(f"mm-{task.pid}", [task.mm])
         images.write(f"fs-{task.pid}", [task.fs])
-        images.write(f"ids-{task.pid}", [task_ids(number, work.files.files_id(task.pid))])
-        for name, entry in core.images(task.state):
+        images.write(f"ids-{task.pid}", [task_ids(number, work.files.files_id(task.pid), fs_ids[task.pid])])
+        for name, entry in core.images(task.state, common):
             images.write(name, [entry])
+    for zombie in ended:
+        images.write(f"core-{zombie.pid}", [zombies.image(zombie)])
+    common.write(images)
     work.files.write(images)
     pstree.write(images, hierarchy)
     work.trackers.explain()

@@ -38,6 +38,8 @@ class DumpOptions:
     shell_job: bool = False
     file_locks: bool = False
     ext_unix_sk: bool = False
+    manage_cgroups: str = "auto"
+    """auto, none, soft or ignore: see resources/cgroups.py."""
     tcp_established: bool = False
     tcp_close: bool = False
     """Let established TCP connections go: their sockets are closed once restored."""
@@ -60,6 +62,8 @@ class RestoreOptions:
     shell_job: bool = False
     file_locks: bool = False
     ext_unix_sk: bool = False
+    manage_cgroups: str = "auto"
+    """auto, none, soft or ignore: see resources/cgroups.py."""
     tcp_established: bool = False
     tcp_close: bool = False
     """Let established TCP connections go: their sockets are closed once restored."""

@@ -65,10 +65,10 @@ class ProcessInfo:
 
 def process_info(pid: int) -> ProcessInfo:
     """Return what the tree under PID holds. Raises TargetError when PID is not a process that can be dumped."""
-    pids = check_target(pid)
+    check_target(pid)
     tasks: list[Task] = []
     sockets: list[Listener] = []
-    for member in pids:
+    for member in procfs.descendants(pid):
         try:
             links = _links(member)
             tasks.append(_task(member, links))

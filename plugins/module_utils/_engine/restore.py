@@ -20,7 +20,8 @@ from .errors import ChainError, ImagesError, Obstacle, RestoreError, UsageError
 from .images.chain import Chain, Extent, open_chain
 from .kernel import procfs
 from .options import RestoreOptions
-from .resources import core, pstree
+from .resources import attributes, core, pstree, seccomp, sharing, zombies
+from .resources.cgroups import CgroupsRestore
 from .resources.files.memfd import anonymous_objects
 from .resources.files.restore import FilesRestore
 from .resources.fs import restore_fs
@@ -53,6 +54,7 @@ class TaskImages:
     mm: Any
     fs: Any
     files_id: int
+    fs_id: int
     extents: Tuple[Extent, ...]
 
 
@@ -64,6 +66,25 @@ class Source:
     hierarchy: pstree.Pstree
     tasks: Tuple[TaskImages, ...]
     """Parents before their children."""
+    zombies: Dict[int, Any]
+    """The core_entry of each process that has ended."""
+    filters: Tuple[Any, ...]
+    """The seccomp filters."""
+
+    @property
+    def shared(self) -> Dict[int, Tuple[int, int]]:
+        """What processes may share: files_id and fs_id of each."""
+        return {task.pid: (task.files_id, task.fs_id) for task in self.tasks}
+
+    @property
+    def exit_signals(self) -> Dict[int, int]:
+        """What the parent of each process is sent when it ends."""
+        cores = {**{task.pid: task.cores[0] for task in self.tasks}, **self.zombies}
+        return {pid: attributes.restored_exit_signal(entry) for pid, entry in cores.items()}
+
+    def is_last_of_table(self, task: TaskImages) -> bool:
+        """Tell whether TASK is the last one with its descriptor table."""
+        return next(other for other in reversed(self.tasks) if other.files_id == task.files_id) is task
 
 
 def restore(options: RestoreOptions, log: logging.Logger) -> RestoreResult:
@@ -75,7 +96,8 @@ def restore(options: RestoreOptions, log: logging.Logger) -> RestoreResult:
     source = read(options)
     with ExitStack() as stack:
         files = stack.enter_context(FilesRestore(source.chain.top.images, options))
-        obstacles = find_obstacles(options, source, files)
+        cgroups = stack.enter_context(CgroupsRestore(source.chain.top.images, options.manage_cgroups))
+        obstacles = find_obstacles(options, source, files, cgroups)
         if obstacles:
             raise RestoreError("; ".join(map(str, obstacles)), obstacles)
         if options.auto_dedup:
@@ -86,13 +108,17 @@ def restore(options: RestoreOptions, log: logging.Logger) -> RestoreResult:
         stubs = stack.enter_context(Stubs())
         clock.mark("forking")
         create(source, stubs, inherited, options)
+        for task in source.tasks:
+            cgroups.move_process(stubs.leaders[task.pid], task.cores[0])
         clock.mark("forked")
         with ThreadPoolExecutor(1) as beside:
             verification = beside.submit(source.chain.verify_pages)
             pages = sum(fill(task, stubs, files, inherited) for task in source.tasks)
+            for task in filter(source.is_last_of_table, source.tasks):  # until then tables hold what is inherited, for all who share them
+                _place_descriptors(task, stubs.leaders[task.pid], files)
             verification.result()  # nothing has run yet of what was filled
         for task in source.tasks:
-            complete(task, stubs, options, source.chain)
+            complete(task, stubs, options, source, cgroups)
         root = source.tasks[0].pid
         options.hook("post-restore", {"CRTOOLS_INIT_PID": str(root)})
         options.hook("pre-resume", {"CRTOOLS_INIT_PID": str(root)})
@@ -100,7 +126,8 @@ def restore(options: RestoreOptions, log: logging.Logger) -> RestoreResult:
         stubs.go(_stopped(source, options))
         clock.mark("restored")
         options.hook("post-resume", {"CRTOOLS_INIT_PID": str(root)})
-        warnings = files.warnings()
+        ended = [text for pid, entry in source.zombies.items() for text in zombies.warnings(pid, entry)]
+        warnings = [*files.warnings(), *cgroups.warnings, *ended]
     freed = _release(source.chain, warnings) if options.auto_dedup else 0
     log.info("Restored processes %s", ", ".join(str(task.pid) for task in source.tasks))
     result = RestoreResult(
@@ -135,8 +162,9 @@ def plan(options: RestoreOptions) -> RestorePlan:
     """Tell what `restore` would do, or why it can't. Raises EngineError when the images cannot be used at all. Touches nothing."""
     source = read(options)
     source.chain.verify_pages()
-    with FilesRestore(source.chain.top.images, options) as files:
-        obstacles = find_obstacles(options, source, files)
+    images = source.chain.top.images
+    with FilesRestore(images, options) as files, CgroupsRestore(images, options.manage_cgroups) as cgroups:
+        obstacles = find_obstacles(options, source, files, cgroups)
     pids = tuple(task.pid for task in source.tasks)
     return RestorePlan(source.chain.dump_id, pids[0], pids, not obstacles, tuple(obstacles))
 
@@ -152,7 +180,11 @@ def read(options: RestoreOptions) -> Source:
     images = chain.top.images
     hierarchy = pstree.read(images)
     tasks = []
+    dead = {task.pid: entry for task in hierarchy.tasks for entry in images.read(f"core-{task.pid}") if zombies.is_dead(entry)}
     for task in hierarchy.tasks:
+        if task.pid in dead:
+            continue
+        ids: Any = images.read(f"ids-{task.pid}")[0]
         tasks.append(
             TaskImages(
                 pid=task.pid,
@@ -160,21 +192,28 @@ def read(options: RestoreOptions) -> Source:
                 cores=tuple(images.read(f"core-{tid}")[0] for tid in task.threads),
                 mm=images.read(f"mm-{task.pid}")[0],
                 fs=images.read(f"fs-{task.pid}")[0],
-                files_id=int(images.read(f"ids-{task.pid}")[0].files_id),  # type: ignore[attr-defined]
+                files_id=ids.files_id,
+                fs_id=ids.fs_id,
                 extents=tuple(chain.iterate_extents(f"pagemap-{task.pid}")),
             )
         )
-    return Source(chain, hierarchy, tuple(tasks))
+    return Source(chain, hierarchy, tuple(tasks), dead, seccomp.read(images))
 
 
-def find_obstacles(options: RestoreOptions, source: Source, files: FilesRestore) -> List[Obstacle]:
+def find_obstacles(options: RestoreOptions, source: Source, files: FilesRestore, cgroups: CgroupsRestore) -> List[Obstacle]:
     """Return all that stands in the way of the restore, as far as it can be known before. Touches nothing."""
     obstacles = list(pstree.check_restore(source.hierarchy, options.shell_job))
-    _await_reaping([tid for task in source.hierarchy.tasks for tid in task.threads])
-    for task in source.hierarchy.tasks:
-        obstacles += [obstacle for tid in task.threads for obstacle in _taken(tid)]
+    numbers = [tid for task in source.hierarchy.tasks for tid in {task.pid, *task.threads}]
+    _await_reaping(numbers)
+    obstacles += [obstacle for tid in numbers for obstacle in _taken(tid)]
+    if not obstacles:
+        obstacles += pstree.check_helpers(source.hierarchy, options.shell_job)
+        obstacles += sharing.check(source.hierarchy, options.shell_job, source.shared)
+    for pid, entry in source.zombies.items():
+        obstacles += zombies.check(pid, entry)
     for images in source.tasks:
-        obstacles += core.check(images.pid, images.cores)
+        obstacles += core.check(images.pid, images.cores, source.filters)
+        obstacles += cgroups.check(images.pid, images.cores[0])
         obstacles += memory.check_vdso(images.pid, images.mm.vmas)
     return obstacles + files.check()
 
@@ -237,19 +276,28 @@ class Inherited:
 def create(source: Source, stubs: Stubs, inherited: Inherited, options: RestoreOptions) -> None:
     """Create all processes, with empty address spaces, in their sessions and groups. Raises RestoreError."""
     try:
-        root = stubs.create_root(source.tasks[0].pid, inherited.descriptors, options.restore_sibling)
+        first = pstree.first(source.hierarchy, options.shell_job)
+        root = stubs.create_root(first, inherited.descriptors, options.restore_sibling)
         memory.clear(root, memory.find_parking([task.mm for task in source.tasks], root))
         root.call("close_range", 0, inherited.descriptors[0] - 1, 0)
-        for step in pstree.creation_plan(source.hierarchy):
-            _carry_out(step, stubs)
+        for step in pstree.creation_plan(source.hierarchy, options.shell_job):
+            _carry_out(step, stubs, source)
+        for task in source.hierarchy.tasks:
+            if task.pid in source.zombies:
+                zombies.restore(stubs, task.pid, source.zombies[task.pid], task.ppid)
     except OSError as error:
         raise RestoreError(f"the processes cannot be created ({error}); see whether a limit on processes or memory is reached") from error
 
 
-def _carry_out(step: pstree.Step, stubs: Stubs) -> None:
+def _carry_out(step: pstree.Step, stubs: Stubs, source: Source) -> None:
     task = stubs.leaders[step.actor]
     if step.call == "fork":
-        stubs.create_child(task, step.argument)
+        shared = sharing.flags(source.shared, step.actor, step.argument)
+        stubs.create_child(task, step.argument, shared, source.exit_signals.get(step.argument, signal.SIGCHLD))
+    elif step.call == pstree.FORK_BESIDE:
+        stubs.create_sibling(task, step.argument)
+    elif step.call == pstree.END:
+        stubs.end_helper(step.actor, step.argument)
     elif step.call == "setsid":
         task.call("setsid")
     else:
@@ -257,36 +305,41 @@ def _carry_out(step: pstree.Step, stubs: Stubs) -> None:
 
 
 def fill(task: TaskImages, stubs: Stubs, files: FilesRestore, inherited: Inherited) -> int:
-    """Give a process its memory, directories and descriptors, and its threads; return the pages read. Raises RestoreError."""
+    """Give a process its memory and directories; return the pages read. Raises RestoreError."""
     leader = stubs.leaders[task.pid]
     try:
         restore_mm(leader, task.mm, files.local(task.mm.exe_file_id))
         pages = memory.build(leader, task.mm, task.extents, inherited.pages, inherited.of_mapping)
         restore_fs(task.fs, files, leader)
-        _place_descriptors(task, leader, files)
     except OSError as error:
         raise RestoreError(f"process {task.pid} cannot be built ({error}); check that the machine has what the dump's had") from error
     return pages
 
 
 def _place_descriptors(task: TaskImages, leader: Tracee, files: FilesRestore) -> None:
+    """Give a process, and those that share its table, its descriptors and no others. Raises RestoreError."""
     descriptors = files.descriptors(task.files_id)
     floor = 1 + max([descriptor.fd for descriptor in descriptors], default=-1)
     calls = [Call("dup3", (one.local, one.fd, os.O_CLOEXEC if one.cloexec else 0)) for one in descriptors]
-    for reply in leader.batch(calls):
-        reply.check()
-    files.finish(task.pid, task.files_id, leader)
-    leader.call("close_range", floor, _ALL_DESCRIPTORS, 0)
+    try:
+        for reply in leader.batch(calls):
+            reply.check()
+        files.finish(task.pid, task.files_id, leader)
+        leader.call("close_range", floor, _ALL_DESCRIPTORS, 0)
+    except OSError as error:
+        raise RestoreError(f"process {task.pid} cannot get its descriptors ({error}); check what else limits them") from error
 
 
-def complete(task: TaskImages, stubs: Stubs, options: RestoreOptions, chain: Chain) -> None:
+def complete(task: TaskImages, stubs: Stubs, options: RestoreOptions, source: Source, cgroups: CgroupsRestore) -> None:
     """Give a process its threads and each its state, registers last: from then on it may run. Raises RestoreError."""
     leader = stubs.leaders[task.pid]
     try:
         for tid in task.tids[1:]:
             stubs.create_thread(leader, tid)
         threads = stubs.threads[task.pid]
+        cgroups.move_threads(threads, task.cores)
         core.restore_process(leader, task.cores[0], task.mm)
+        seccomp.restore(threads, task.cores, source.filters)
         remember = _track(leader, options)
         for thread, entry in zip(threads, task.cores):
             core.restore_thread(thread, entry, death_signal=leader is not stubs.root)
@@ -294,7 +347,7 @@ def complete(task: TaskImages, stubs: Stubs, options: RestoreOptions, chain: Cha
         leader.close_scratch()
         for thread, entry in zip(threads, task.cores):
             core.restore_registers(thread, entry)
-        state.save(task.pid, replace(remember, dump_id=chain.dump_id))
+        state.save(task.pid, replace(remember, dump_id=source.chain.dump_id))
     except OSError as error:
         raise RestoreError(f"process {task.pid} cannot be completed ({error}); check that the machine has what the dump's had") from error
 

@@ -16,7 +16,7 @@ _DEAD = "ZXx"
 
 
 def check_target(pid: int) -> tuple[int, ...]:
-    """Return the processes of the tree under PID, parents before children.
+    """Return the processes of the tree under PID that live, parents before children.
 
     Raises TargetError when PID is no process, or the tree can't be dumped: the init process, a kernel thread, a zombie,
     a tree that we belong to, or a tree with a task that is being traced.
@@ -25,7 +25,7 @@ def check_target(pid: int) -> tuple[int, ...]:
     _check_kind(pid)
     if pid in ancestors(os.getpid()):
         raise TargetError(f"process {pid} is the one that would do the dump, or an ancestor of it; start the dump from outside its tree")
-    tree = tuple(procfs.descendants(pid))
+    tree = tuple(member for member in procfs.descendants(pid) if procfs.lives(member))
     for member in tree:
         _check_untraced(member)
     return tree
@@ -53,6 +53,8 @@ def _check_kind(pid: int) -> None:
         raise TargetError(f"process {pid} has ended; name one that runs") from error
     if stat.flags & procfs.PF_KTHREAD:
         raise TargetError(f"process {pid} ({stat.comm}) is a kernel thread; name a process of user space")
+    if stat.state in _DEAD and stat.threads > 1:
+        raise TargetError(f"the first thread of process {pid} ({stat.comm}) has ended and others go on; name a process that is whole")
     if stat.state in _DEAD:
         raise TargetError(
             f"process {pid} ({stat.comm}) is a zombie, it has ended; let its parent {stat.ppid} wait for it, name one that runs"

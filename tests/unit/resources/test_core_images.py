@@ -170,8 +170,8 @@ def test_oom_score_below_ours_is_an_obstacle(monkeypatch: pytest.MonkeyPatch) ->
     assert attributes.check(7, message("task_core_entry")(oom_score_adj=own - 1))[0].where == "oom_score_adj"
 
 
-def test_seccomp_in_images_is_an_obstacle() -> None:
-    found: List[Any] = core.check(7, [message("core_entry")(mtype=1, thread_core=message("thread_core_entry")(seccomp_mode=2))])
+def test_seccomp_without_its_filter_is_an_obstacle() -> None:
+    found: List[Any] = core.check(7, [message("core_entry")(mtype=1, thread_core=message("thread_core_entry")(seccomp_mode=2))], ())
     assert [obstacle.where for obstacle in found if obstacle.where == "seccomp"] == ["seccomp"]
 
 

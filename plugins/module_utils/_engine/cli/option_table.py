@@ -91,7 +91,7 @@ STATE = (
     _supported(
         "manage-cgroups",
         OPTIONAL,
-        "cgroups are left as they are: only none and ignore are supported",
+        "what to do with cgroups: none (they must exist), soft (make those that are missing), ignore (default: join those that exist)",
         metavar="MODE",
         choices=("none", "props", "soft", "full", "strict", "ignore"),
     ),
@@ -136,7 +136,7 @@ HARMLESS_OPTIONS = (
 
 _PAGE_SERVER = "pages are written to the images dir only"
 _NAMESPACES = "a tree is restored in the namespaces of the caller"
-_CGROUPS = "cgroups are left as they are"
+_CGROUPS = "cgroups are joined as they are"
 _EXTERNAL = "what lies outside the tree cannot be named; carry it or close it"
 _LSM = "security labels are left to the kernel"
 

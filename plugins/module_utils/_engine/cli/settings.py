@@ -58,7 +58,7 @@ class Settings:
     ext_unix_sk: bool = False
     ghost_limit: int = 1 << 20
     file_validation: str = "buildid"
-    manage_cgroups: str = "ignore"
+    manage_cgroups: str = "auto"
     feature: tuple[str, ...] = ()
     extra: bool = False
     experimental: bool = False
@@ -183,7 +183,7 @@ def _ext_unix_sk(given: Given, values: dict[str, Any]) -> None:
 
 def _manage_cgroups(given: Given, values: dict[str, Any]) -> None:
     mode = given.value or "soft"  # what CRIU takes a bare --manage-cgroups for
-    if mode not in ("none", "ignore"):
+    if mode not in ("none", "soft", "ignore"):
         raise UsageError(f"option --manage-cgroups={mode} is not supported yet: {given.option.text}")
     values["manage_cgroups"] = mode
 

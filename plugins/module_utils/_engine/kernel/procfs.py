@@ -119,9 +119,10 @@ def status(pid: int, tid: int = 0) -> Dict[str, str]:
 
 
 def lives(pid: int) -> bool:
-    """Tell whether PID is there and no zombie."""
+    """Tell whether PID is there and no zombie; one whose first thread has ended lives on in the others."""
     try:
-        return stat(pid).state not in "ZX"
+        found = stat(pid)
+        return found.state not in "ZX" or found.threads > 1
     except (FileNotFoundError, ProcessLookupError):
         return False
 
@@ -164,6 +165,20 @@ def stat(pid: int) -> Stat:
 
     numbers = (4, 5, 6, 7, 9, 19, 20, 22, 26, 27, 28, 40, 41, 45, 46, 47, 48, 49, 50, 51, 52)
     return Stat(pid, comm, fields[0], *(field(number) for number in numbers))
+
+
+def processes() -> List[int]:
+    """Return all processes that we see."""
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+
+
+def numbers(pid: int) -> Tuple[int, ...]:
+    """Return the session and the process group of PID; nothing when it has ended."""
+    try:
+        found = stat(pid)
+    except GONE:
+        return ()
+    return found.session, found.pgrp
 
 
 def threads(pid: int) -> List[int]:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import re
 import signal
@@ -23,6 +24,8 @@ PTRACE_INTERRUPT = 0x4207
 PTRACE_PEEKSIGINFO = 0x4209
 PTRACE_GETSIGMASK = 0x420A
 PTRACE_SETSIGMASK = 0x420B
+PTRACE_SECCOMP_GET_FILTER = 0x420C
+PTRACE_SECCOMP_GET_METADATA = 0x420D
 PTRACE_GET_RSEQ_CONFIGURATION = 0x420F
 PTRACE_PEEKSIGINFO_SHARED = 1
 PTRACE_EVENT_STOP = 128
@@ -40,6 +43,7 @@ NT_X86_XSTATE = 0x202
 
 SIGINFO_SIZE = 128
 """Bytes of a siginfo_t (include/uapi/asm-generic/siginfo.h, SI_MAX_SIZE)."""
+_SOCK_FILTER_SIZE, _BPF_MAXINSNS = 8, 4096  # include/uapi/linux/{filter,bpf_common}.h
 WALL = 0x40000000  # include/uapi/linux/wait.h
 _XSTATE_MAX = 1 << 16
 _ERRNO_TOLD = re.compile(r"\berror #(\d+): ")
@@ -79,8 +83,8 @@ def _ptrace(request: int, tid: int, address: int = 0, data: int = 0) -> int:
     try:
         return int(func.ptrace(request, tid, address, data))
     except PtraceError as error:
-        errno = _errno(error)
-        raise OSError(errno, f"ptrace({request:#x}, {tid}): {os.strerror(errno)}") from error
+        number = _errno(error)
+        raise OSError(number, f"ptrace({request:#x}, {tid}): {os.strerror(number)}") from error
 
 
 def _errno(error: PtraceError) -> int:
@@ -181,6 +185,25 @@ def rseq_configuration(tid: int) -> RseqConfiguration:
     fields = (ctypes.c_uint64 * 3)()
     _ptrace(PTRACE_GET_RSEQ_CONFIGURATION, tid, ctypes.sizeof(fields), ctypes.addressof(fields))
     return RseqConfiguration(fields[0], fields[1] & 0xFFFFFFFF, fields[1] >> 32, fields[2] & 0xFFFFFFFF)
+
+
+def seccomp_filters(tid: int) -> List[Tuple[bytes, int]]:
+    """Return the seccomp filters of TID, each a struct sock_filter[] and its SECCOMP_FILTER_FLAG_…, in the order of their installation.
+
+    Linux 4.16, CONFIG_CHECKPOINT_RESTORE. EACCES without CAP_SYS_ADMIN, and for one who is under seccomp.
+    """
+    found: List[Tuple[bytes, int]] = []
+    program = ctypes.create_string_buffer(_BPF_MAXINSNS * _SOCK_FILTER_SIZE)
+    while True:
+        try:
+            length = _ptrace(PTRACE_SECCOMP_GET_FILTER, tid, len(found), ctypes.addressof(program))
+        except OSError as error:
+            if error.errno == errno.ENOENT:
+                return found
+            raise
+        metadata = (ctypes.c_uint64 * 2)(len(found), 0)  # struct seccomp_metadata
+        _ptrace(PTRACE_SECCOMP_GET_METADATA, tid, ctypes.sizeof(metadata), ctypes.addressof(metadata))
+        found.append((ctypes.string_at(program, length * _SOCK_FILTER_SIZE), metadata[1]))
 
 
 def wait(tid: int) -> Status:

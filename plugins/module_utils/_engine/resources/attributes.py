@@ -10,6 +10,7 @@ mm_entry.{dumpable,thp_disabled}; what CRIU has no field for is in task_core_ent
 from __future__ import annotations
 
 import os
+import signal
 from dataclasses import dataclass
 from typing import Any, List, Optional, Sequence
 
@@ -127,6 +128,12 @@ def _out(reply: Reply) -> int:
 def exit_signal(pid: int) -> int:
     """Return the signal that PID sends to its parent when it ends (field 38 of /proc/PID/stat)."""
     return int(procfs.text(f"/proc/{pid}/stat").rpartition(")")[2].split()[38 - 3])
+
+
+def restored_exit_signal(core: Any) -> int:
+    """Return the signal that the parent of the process of CORE, a core_entry, is to get when it ends; CRIU knows SIGCHLD only."""
+    extra = core.tc.stillframe
+    return int(extra.exit_signal) if extra.HasField("exit_signal") else signal.SIGCHLD
 
 
 def login_uid(pid: int) -> Optional[int]:

@@ -14,16 +14,15 @@ from typing import Any, List, Sequence, Tuple
 
 from ..errors import Obstacle
 from ..images.schema import message
-from ..kernel import procfs
+from ..kernel import cgroups, procfs
 from ..tracee.arch.x86_64 import Registers
 from ..tracee.tracee import Tracee
-from . import attributes, credentials, registers, rlimits, scheduling, signals, threads, timers
+from . import attributes, credentials, registers, rlimits, scheduling, seccomp, signals, threads, timers
 from .batch import ask
+from .cgroups import SetTable
 
 TASK_ALIVE, TASK_DEAD, TASK_STOPPED = 1, 2, 3
 """task_core_entry.task_state (compel's task-state.h)."""
-ROOT_CG_SET = 1
-"""The number of the control-group set that all tasks are put into; inventory_entry.root_cg_set is the same."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +37,8 @@ class Thread:
     signals: signals.ThreadSignals
     scheduling: scheduling.Scheduling
     credentials: credentials.Credentials
+    seccomp: seccomp.Seccomp
+    cgroups: Tuple[cgroups.Member, ...]
 
 
 @dataclass(frozen=True)
@@ -95,19 +96,41 @@ def _thread(tracee: Tracee, replies: Sequence[Any]) -> Thread:
         signals.of_thread(tracee, stack),
         scheduling.of_thread(tracee, slack),
         credentials.decode(procfs.status(tracee.pid, tracee.tid), secure_bits),
+        seccomp.of_thread(tracee),
+        cgroups.of_thread(tracee.pid, tracee.tid),
     )
 
 
-def images(state: TaskState) -> List[Tuple[str, Any]]:
-    """Return the core images of STATE, each a name ("core-123") and its core_entry; the leader's first."""
-    return [(f"core-{thread.tid}", _core(state, thread)) for thread in state.threads]
+@dataclass(frozen=True)
+class Tables:
+    """What the tasks of a dump have in common, and name by number."""
+
+    filters: seccomp.FilterTable
+    cgroups: SetTable
+
+    def write(self, images: Any) -> None:
+        """Write the images. Raises ImagesError."""
+        self.filters.write(images)
+        self.cgroups.write(images)
 
 
-def _core(state: TaskState, thread: Thread) -> Any:
+def tables(manage_cgroups: str) -> Tables:
+    """Return new tables, for a dump that manages cgroups in that way."""
+    return Tables(seccomp.FilterTable(), SetTable(manage_cgroups))
+
+
+def images(state: TaskState, common: Tables) -> List[Tuple[str, Any]]:
+    """Return the core images of STATE, each a name ("core-123") and its core_entry; the leader's first. What it names goes into COMMON."""
+    found = [(f"core-{thread.tid}", _core(state, thread, common)) for thread in state.threads]
+    common.filters.fill([core for _name, core in found], [thread.seccomp for thread in state.threads])
+    return found
+
+
+def _core(state: TaskState, thread: Thread, common: Tables) -> Any:
     core = message("core_entry")()
     registers.fill(core, thread.registers, thread.xstate)
     thread_core = core.thread_core
-    thread_core.cg_set = ROOT_CG_SET
+    thread_core.cg_set = common.cgroups.number(thread.cgroups)
     threads.fill(core, thread.registered)
     signals.fill_thread(thread_core, thread.signals)
     scheduling.fill(thread_core, thread.scheduling)
@@ -131,20 +154,16 @@ def _fill_process(tc: Any, state: TaskState) -> None:
     attributes.fill(tc, state.attributes)
 
 
-def check(pid: int, cores: Sequence[Any]) -> List[Obstacle]:
-    """Return what stands in the way of restoring PID here; CORES are its core_entry messages, the leader's first."""
-    found = rlimits.check(pid, cores[0].tc) + attributes.check(pid, cores[0].tc)
+def check(pid: int, cores: Sequence[Any], filters: Sequence[Any]) -> List[Obstacle]:
+    """Return what stands in the way of restoring PID here.
+
+    CORES are its core_entry messages, the leader's first; FILTERS those of seccomp, of all processes.
+    """
+    found = seccomp.check(pid, cores, filters) + rlimits.check(pid, cores[0].tc) + attributes.check(pid, cores[0].tc)
     for core in cores:
         thread_core = core.thread_core
         found += registers.check(pid, core) + credentials.check(pid, thread_core) + scheduling.check(pid, pid, thread_core)
-        found += _seccomp(pid, thread_core)
     return sorted(set(found), key=str)
-
-
-def _seccomp(pid: int, thread_core: Any) -> List[Obstacle]:
-    if not thread_core.seccomp_mode:
-        return []
-    return [Obstacle(pid, "seccomp", "the images hold a seccomp filter, which cannot be restored yet", "restore them with criu")]
 
 
 def restore_process(leader: Tracee, core: Any, mm: Any) -> None:

@@ -76,10 +76,11 @@ _SETS = (("cap_inh", "CapInh"), ("cap_prm", "CapPrm"), ("cap_eff", "CapEff"), ("
 
 def decode(status: Dict[str, str], replies: Sequence[Reply]) -> Credentials:
     """Return the credentials in STATUS, a thread's /proc/PID/task/TID/status, and the REPLIES to CALLS. Raises OSError."""
-    return _of_status(status, replies[0].check())
+    return decode_status(status, replies[0].check())
 
 
-def _of_status(status: Dict[str, str], secure_bits: int) -> Credentials:
+def decode_status(status: Dict[str, str], secure_bits: int = 0) -> Credentials:
+    """Return the credentials in STATUS, as `decode` does, with SECURE_BITS, which it does not tell."""
     return Credentials(
         Ids(*map(int, status["Uid"].split())),
         Ids(*map(int, status["Gid"].split())),
@@ -92,7 +93,7 @@ def _of_status(status: Dict[str, str], secure_bits: int) -> Credentials:
 
 def own_capabilities() -> Capabilities:
     """Return the capabilities of this process."""
-    return _of_status(procfs.status(os.getpid()), 0).capabilities
+    return decode_status(procfs.status(os.getpid())).capabilities
 
 
 def label(pid: int, tid: int) -> str:
@@ -145,7 +146,7 @@ def check(pid: int, thread_core: Any) -> List[Obstacle]:
 def restore(thread: Tracee, thread_core: Any) -> None:
     """Give THREAD the credentials in THREAD_CORE; what it may no longer do must be done before. Raises RestoreError."""
     wanted = read(thread_core)
-    now = _of_status(procfs.status(thread.pid, thread.tid), thread.call(*_call(CALLS[0])))
+    now = decode_status(procfs.status(thread.pid, thread.tid), thread.call(*_call(CALLS[0])))
     if now != wanted:
         order(thread, "credentials", list(_steps(now, wanted)))
 

@@ -10,13 +10,12 @@ from typing import Iterator, List
 
 from ..errors import Obstacle
 from ..kernel import procfs
-from ..kernel.kcmp import KCMP_FILES, KCMP_FS, KCMP_SIGHAND, KCMP_VM, kcmp
-from . import credentials, scheduling, timers
+from ..kernel.kcmp import KCMP_SIGHAND, KCMP_VM, kcmp
+from . import credentials, scheduling, seccomp, timers
 
 _EI_CLASS, _ELFCLASS64 = 4, 2  # elf(5)
 _NAMESPACE_NAMES = {"mnt": "mount", "net": "network", "ipc": "IPC", "uts": "UTS", "pid": "PID"}
-_SHARED = {"memory": KCMP_VM, "descriptor table": KCMP_FILES, "working directory": KCMP_FS, "signal handlers": KCMP_SIGHAND}
-_SECCOMP_MODES = {"1": "strict mode", "2": "a filter"}
+_SHARED = {"memory": KCMP_VM, "signal handlers": KCMP_SIGHAND}
 
 
 def obstacles(pid: int) -> List[Obstacle]:
@@ -28,8 +27,10 @@ def obstacles(pid: int) -> List[Obstacle]:
 
 
 def _process(pid: int) -> Iterator[Obstacle]:
+    if not procfs.lives(pid):
+        return
     if procfs.stat(pid).state in "ZX":
-        yield Obstacle(pid, "state", "it is a zombie", "let its parent reap it first")
+        yield Obstacle(pid, "state", "its first thread has ended and others go on", "end it, or dump a service that does not do that")
         return
     yield from _namespaces(pid)
     yield from _shared_with_parent(pid)
@@ -41,9 +42,7 @@ def _process(pid: int) -> Iterator[Obstacle]:
 
 def _thread(pid: int, tid: int) -> Iterator[Obstacle]:
     status = procfs.status(pid, tid)
-    if status.get("Seccomp", "0") != "0":
-        mode = _SECCOMP_MODES.get(status["Seccomp"], status["Seccomp"])
-        yield Obstacle(pid, f"seccomp of thread {tid}", f"it runs under {mode}", "start the service without seccomp (SystemCallFilter=)")
+    yield from seccomp.obstacles(pid, tid)
     if "shstk" in status.get("x86_Thread_features", "").split():
         remedy = "start it with GLIBC_TUNABLES=glibc.cpu.x86_shstk=off"
         yield Obstacle(pid, f"thread {tid}", "it has a user shadow stack", remedy)

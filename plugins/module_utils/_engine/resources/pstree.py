@@ -3,8 +3,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The process tree: who is whose child, in which process group and session (pstree image; credentials(7), setsid(2), setpgid(2)).
 
-A session cannot be joined: a process has that of its parent at the time of the fork, or makes its own. So the order of
-forks and setsid calls is what restores them; groups are joined when all processes are there.
+A session cannot be joined: a process has that of its maker at the time of the fork, or makes its own. So the order of
+forks and setsid calls is what restores them; groups are joined when all processes are there. Where the process that made
+a session or group has ended, a helper with its number takes its part, and ends before anything runs. A process is made
+by its parent, or by the leader of its session as a sibling of that (CLONE_PARENT) where the parent never was in it.
 """
 
 from __future__ import annotations
@@ -17,8 +19,8 @@ from ..errors import Obstacle
 from ..images.schema import message
 from ..kernel import procfs
 
-FORK, SETSID, SETPGID = "fork", "setsid", "setpgid"
-_SHELL_JOB = "use shell_job on both sides, and the session and group of the restore are taken instead"
+FORK, FORK_BESIDE, SETSID, SETPGID, END = "fork", "fork beside", "setsid", "setpgid", "end"
+_SHELL_JOB = "use shell_job, and the session and group of the restore are taken instead"
 _WHOLE_TREE = "dump the tree from the process that holds all of the session"
 
 
@@ -47,11 +49,15 @@ class Pstree:
 
     def children(self, pid: int) -> List[Process]:
         """Return the children of PID."""
-        return [task for task in self.tasks[1:] if task.ppid == pid]
+        return [task for task in self.tasks if task.ppid == pid]
 
     def outside(self, number: int) -> bool:
         """Tell whether a session or group of that NUMBER was made by a process that is not in the tree."""
         return all(task.pid != number for task in self.tasks)
+
+    def session(self, pid: int) -> Optional[int]:
+        """Return the session of PID, None for the parent of the root."""
+        return next((task.sid for task in self.tasks if task.pid == pid), None)
 
 
 class Step(NamedTuple):
@@ -59,7 +65,7 @@ class Step(NamedTuple):
 
     actor: int
     call: str
-    """fork (the argument is the child's PID), setsid (0) or setpgid (the group to be joined)."""
+    """fork (the argument is the child's PID), fork beside (the sibling's), setsid (0), setpgid (the group), end (its parent)."""
     argument: int
 
 
@@ -83,85 +89,155 @@ def read(images: Any) -> Pstree:
     return Pstree(tuple(Process(e.pid, e.ppid, e.pgid, e.sid, tuple(e.threads)) for e in images.read("pstree")))
 
 
-def check(pids: Sequence[int], shell_job: bool = True) -> List[Obstacle]:
-    """Return the sessions and groups of the running tree PIDS that cannot be made again."""
+def check(root: int) -> List[Obstacle]:
+    """Return the sessions and groups of the running tree under ROOT that cannot be made again."""
     try:
-        return check_restore(read_tree(pids), shell_job)
+        return check_restore(read_tree(list(procfs.descendants(root))), shell_job=True)
     except (FileNotFoundError, ProcessLookupError):
         return []  # one that has just ended: the stop will find who is left
 
 
 def check_restore(tree: Pstree, shell_job: bool) -> List[Obstacle]:
-    """Return the sessions and groups of TREE that cannot be made; those of the root from outside can be with SHELL_JOB."""
-    births = _births(tree)
-    outside = _outside_session(tree, births)
-    found = _session_obstacles(tree, births) + _group_obstacles(tree, outside)
-    if outside is not None and not shell_job:
-        found.append(Obstacle(tree.root.pid, f"session {outside}", "its leader is not in the tree", _SHELL_JOB))
+    """Return the sessions and groups of TREE that cannot be made; those of the root from outside become ours with SHELL_JOB."""
+    ours = _our_session(tree) if shell_job else None
+    found = []
+    for sid, parents in _lost_sessions(tree, ours).items():
+        if not sid:
+            found.append(Obstacle(tree.root.pid, "session", "its leader is in another PID namespace", _SHELL_JOB))
+        elif len(parents) > 1:
+            found.append(Obstacle(sorted(parents)[1], f"session {sid}", "its leader has ended, and several processes hold it", _WHOLE_TREE))
+    if found:
+        return found
+    whole = _with_helpers(tree, ours)
+    return _session_obstacles(whole, ours) + _group_obstacles(whole, ours)
+
+
+def check_helpers(tree: Pstree, shell_job: bool) -> List[Obstacle]:
+    """Return the numbers of sessions and groups of TREE, which has no obstacles, that a helper cannot have: others use them."""
+    wanted = {helper.pid: helper for helper in helpers(tree, shell_job)}
+    used = {number for pid in (procfs.processes() if wanted else ()) for number in procfs.numbers(pid)}
+    what = {True: "session", False: "process group"}
+    return [
+        Obstacle(0, f"{what[helper.sid == pid]} {pid}", "its number is in use on this machine", _SHELL_JOB)
+        for pid, helper in wanted.items()
+        if pid in used or os.path.exists(f"/proc/{pid}")
+    ]
+
+
+def helpers(tree: Pstree, shell_job: bool) -> Tuple[Process, ...]:
+    """Return the processes that take the parts of leaders who have ended. TREE has no obstacles."""
+    return _with_helpers(tree, _our_session(tree) if shell_job else None).tasks[len(tree.tasks) :]
+
+
+def first(tree: Pstree, shell_job: bool) -> int:
+    """Return the process that is created first: the root of TREE, or the helper that makes it."""
+    return _founder(_with_helpers(tree, _our_session(tree) if shell_job else None)).pid
+
+
+def creation_plan(tree: Pstree, shell_job: bool) -> Iterator[Step]:
+    """Yield the steps that make TREE, the `first` process being there already, in our session and group.
+
+    The tree has no obstacles. With SHELL_JOB a session or group of the root that is from outside becomes ours.
+    """
+    ours = _our_session(tree) if shell_job else None
+    whole = _with_helpers(tree, ours)
+    yield from _making(whole)
+    yield from _groups(whole)
+    yield from (Step(helper.pid, END, helper.ppid) for helper in reversed(whole.tasks[len(tree.tasks) :]))
+
+
+def _our_session(tree: Pstree) -> Optional[int]:
+    """Return the session from outside that the root is in, or was in when it forked; None where there is none."""
+    sessions = sorted(sid for sid in _births(tree)[tree.root.pid] if tree.outside(sid))
+    return sessions[0] if sessions else None
+
+
+def _our_group(tree: Pstree, ours: Optional[int]) -> Optional[int]:
+    """Return the group from outside that becomes ours, one of session OURS; None where there is none."""
+    return next((task.pgid for task in tree.tasks if task.sid == ours and tree.outside(task.pgid)), None)
+
+
+def _lost_sessions(tree: Pstree, ours: Optional[int]) -> Dict[int, Set[int]]:
+    """Return the sessions whose leaders have ended, but OURS, each with the parents of those who did not get it from theirs."""
+    found: Dict[int, Set[int]] = {}
+    for task in tree.tasks:
+        if task.sid != ours and tree.outside(task.sid) and tree.session(task.ppid) != task.sid:
+            found.setdefault(task.sid, set()).add(task.ppid)
     return found
 
 
-def creation_plan(tree: Pstree) -> Iterator[Step]:
-    """Yield the steps that make TREE, its root being there already, in our session and group.
+def _with_helpers(tree: Pstree, ours: Optional[int]) -> Pstree:
+    """Return TREE and, behind its tasks, the helpers: those that lead sessions, then those that lead groups."""
+    leaders = [Process(sid, min(parents), sid, sid, ()) for sid, parents in _lost_sessions(tree, ours).items()]
+    whole = Pstree((*tree.tasks, *leaders))
+    groups: Dict[int, Process] = {}
+    for task in tree.tasks:
+        if whole.outside(task.pgid) and task.pgid and task.pgid != _our_group(whole, ours):
+            groups.setdefault(task.pgid, Process(task.pgid, task.pid, task.pgid, task.sid, ()))
+    return Pstree((*whole.tasks, *groups.values()))
 
-    The tree has no obstacles. A session or group of the root that is from outside becomes ours.
-    """
-    yield from _births_of_children(tree, _births(tree))
-    yield from _groups(tree)
+
+def _is_beside(tree: Pstree, task: Process) -> bool:
+    """Tell whether TASK is made by the leader of its session, a sibling, because its parent is not in that session."""
+    leads = any(other.pid == task.sid != task.pid and other.ppid == task.ppid for other in tree.tasks)
+    return leads and tree.session(task.ppid) != task.sid
+
+
+def _founder(tree: Pstree) -> Process:
+    return next(task for task in tree.children(0) if not _is_beside(tree, task))
 
 
 def _births(tree: Pstree) -> Dict[int, Set[int]]:
-    """Return the sessions that each process must find itself in when it is forked; an empty set where it does not matter."""
+    """Return the sessions that each process must find itself in when its parent forks it; empty where it does not matter."""
     births: Dict[int, Set[int]] = {task.pid: set() for task in tree.tasks}
     sessions = {task.pid: task.sid for task in tree.tasks}
     for task in reversed(tree.tasks):
+        beside = _is_beside(tree, task)
         if task.sid != task.pid:
             births[task.pid].add(task.sid)
-        if task.ppid:
+        if task.ppid and not beside:
             births[task.ppid] |= births[task.pid] - {sessions[task.ppid]}
     return births
 
 
-def _outside_session(tree: Pstree, births: Dict[int, Set[int]]) -> Optional[int]:
-    """Return the session from outside that the root is in, or was in when it forked; None where there is none."""
-    sessions = sorted(sid for sid in births[tree.root.pid] if tree.outside(sid))
-    return sessions[0] if sessions else None
-
-
-def _session_obstacles(tree: Pstree, births: Dict[int, Set[int]]) -> List[Obstacle]:
+def _session_obstacles(tree: Pstree, ours: Optional[int]) -> List[Obstacle]:
     """Return the processes whose children are in sessions that it cannot have been in one after the other."""
+    births, founder = _births(tree), _founder(tree)
     found = []
     for task in tree.tasks:
         foreign = sorted(births[task.pid] - {task.sid}) if task.sid != task.pid else sorted(births[task.pid])[1:]
-        inside = [] if task.ppid else [sid for sid in births[task.pid] if not tree.outside(sid)]
-        for sid in sorted({*foreign, *inside}):
+        unmade = [sid for sid in births[task.pid] if sid != ours] if task == founder else []
+        for sid in sorted({*foreign, *unmade}):
             why = f"processes below it are in session {sid}, and it can't have been in that when it made them"
             found.append(Obstacle(task.pid, f"session {task.sid}", why, _WHOLE_TREE))
     return found
 
 
-def _births_of_children(tree: Pstree, births: Dict[int, Set[int]]) -> Iterator[Step]:
-    waiting = [tree.root]
+def _making(tree: Pstree) -> Iterator[Step]:
+    """Yield the forks and what makes sessions."""
+    births, waiting = _births(tree), [_founder(tree)]
     while waiting:
         task = waiting.pop()
-        children = tree.children(task.pid)
+        children = [child for child in tree.children(task.pid) if not _is_beside(tree, child)]
         early = [child for child in children if births[child.pid] - {task.sid}]  # born in the session that their parent left
         yield from (Step(task.pid, FORK, child.pid) for child in early)
         if task.sid == task.pid:
             yield Step(task.pid, SETSID, 0)
+        siblings = [other for other in tree.tasks if other.sid == task.pid and other.ppid == task.ppid and _is_beside(tree, other)]
+        yield from (Step(task.pid, FORK_BESIDE, other.pid) for other in siblings)
         yield from (Step(task.pid, FORK, child.pid) for child in children if child not in early)
-        waiting += reversed(children)
+        waiting += reversed([*siblings, *children])
 
 
-def _group_obstacles(tree: Pstree, outside: Optional[int]) -> List[Obstacle]:
-    """Return the processes whose group cannot be made; one group of the session OUTSIDE may be from outside too."""
+def _group_obstacles(tree: Pstree, ours: Optional[int]) -> List[Obstacle]:
+    """Return the processes whose group cannot be made; one group of the session OURS may be from outside."""
     processes = {task.pid: task for task in tree.tasks}
-    ours = next((task.pgid for task in tree.tasks if task.sid == outside and task.pgid not in processes), None)
+    our_group = _our_group(tree, ours)
     found = []
     for task in tree.tasks:
         leader = processes.get(task.pgid)
-        if leader is None and (task.sid != outside or task.pgid != ours):
-            found.append(_no_group(task, "its first member is not in the tree"))
+        if leader is None and (task.sid != ours or task.pgid != our_group):
+            found.append(_no_group(task, "its first member is in another PID namespace"))
         elif leader is not None and leader.sid != task.sid:
             found.append(_no_group(task, "its first member is in another session"))
     return found

@@ -36,18 +36,16 @@ class Task:
         self.leader.close_scratch()
 
 
-_STEP, _VFORK_TIME, _ZOMBIE_TIME = 0.001, 0.02, 1.0
+_STEP, _VFORK_TIME = 0.001, 0.02
 """Seconds."""
 
 
 class _Waiting(Exception):
-    """A process cannot stop, or a child not go, before another runs on that we have stopped."""
+    """A process cannot stop before another runs on that we have stopped."""
 
-    def __init__(self, error: EngineError, until: float) -> None:
+    def __init__(self, error: EngineError) -> None:
         super().__init__(str(error))
         self.error = error
-        self.until = until
-        """When to give up and raise ERROR (time.monotonic())."""
 
 
 class FrozenTree:
@@ -60,10 +58,11 @@ class FrozenTree:
         self._pending: List[Tracee] = []
         """Seized, and not stopped yet."""
         self._stop_signals: Dict[int, int] = {}
-        self._zombies: Dict[int, float] = {}
         self._waiting = ptrace.Waiting()
         self.tasks: Tuple[Task, ...] = ()
         """Parents before their children."""
+        self.zombies: Tuple[int, ...] = ()
+        """The processes of the tree that have ended and were not waited for."""
 
     def __enter__(self) -> FrozenTree:
         self._waiting.__enter__()
@@ -90,11 +89,13 @@ class FrozenTree:
                 self._stop_everything(deadline)
                 break
             except _Waiting as waiting:
-                if time.monotonic() >= min(deadline, waiting.until):
+                if time.monotonic() >= deadline:
                     raise waiting.error from waiting
                 self._let_go()
-                time.sleep(_STEP)  # no event tells that a zombie was reaped, or that a child of vfork(2) is done
-        self.tasks = tuple(self._task(pid) for pid in procfs.descendants(self.root))
+                time.sleep(_STEP)  # no event tells that a child of vfork(2) is done
+        pids = list(procfs.descendants(self.root))
+        self.tasks = tuple(self._task(pid) for pid in pids if pid == self.root or procfs.lives(pid))
+        self.zombies = tuple(pid for pid in pids if pid != self.root and not procfs.lives(pid))
 
     def _stop_everything(self, deadline: float) -> None:
         """Stop until a whole pass finds none that runs."""
@@ -169,22 +170,17 @@ class FrozenTree:
         except (ProcessLookupError, FileNotFoundError):
             return None  # it ended meanwhile
         except PermissionError as error:
-            refused = TargetError(_why_not_seized(pid, tid, error))
-            if procfs.stat(pid).state == "Z":
-                raise _Waiting(refused, self._patience(pid)) from error
-            raise refused from error
+            if pid != self.root and procfs.stat(pid).state == "Z":
+                return None
+            raise TargetError(_why_not_seized(pid, tid, error)) from error
         return Tracee(pid, tid, options)
-
-    def _patience(self, pid: int) -> float:
-        """Return until when zombie PID may stay: its parent reaps it at once, or never."""
-        return self._zombies.setdefault(pid, time.monotonic() + _ZOMBIE_TIME)
 
     def _await_stop(self, tracee: Tracee, deadline: float) -> None:
         while True:
             status = ptrace.wait_until(tracee.tid, min(deadline, time.monotonic() + _VFORK_TIME))
             if status is None:
                 if _waits_for_child(tracee.pid) or time.monotonic() >= deadline:
-                    raise _Waiting(self._not_stopped(tracee), deadline)
+                    raise _Waiting(self._not_stopped(tracee))
                 continue
             if not status.stopped:
                 del self._tracees[tracee.tid]

@@ -23,6 +23,8 @@ CLONE_VM, CLONE_FS, CLONE_FILES, CLONE_SIGHAND = 0x100, 0x200, 0x400, 0x800
 CLONE_PARENT, CLONE_THREAD, CLONE_SYSVSEM = 0x8000, 0x10000, 0x40000
 _THREAD = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM
 _OPTIONS = ptrace.O_SYSGOOD | ptrace.PTRACE_O_EXITKILL
+_SIGNAL_SET_SIZE = 8  # bytes of a sigset_t of the kernel's
+_SIG_DFL = bytes(32)  # struct kernel_sigaction
 _PROGRAM = "/proc/self/exe"
 """What a stub executes, to get an address space without a trace of ours; it never runs."""
 
@@ -72,12 +74,51 @@ class Stubs:
         root.execute(_PROGRAM)
         return root
 
-    def create_child(self, parent: Tracee, pid: int) -> Tracee:
-        """Create process PID as a child of PARENT. Raises RestoreError."""
+    def create_child(self, parent: Tracee, pid: int, shared: int = 0, exit_signal: int = signal.SIGCHLD) -> Tracee:
+        """Create process PID as a child of PARENT, which is sent EXIT_SIGNAL when it ends.
+
+        SHARED: what they share (CLONE_FILES, CLONE_FS). Raises RestoreError.
+        """
         try:
-            return self._register(parent.clone3(0, signal.SIGCHLD, pid))
+            return self._register(parent.clone3(shared, exit_signal, pid))
         except OSError as error:
             raise _not_created(pid, error) from error
+
+    def create_sibling(self, maker: Tracee, pid: int) -> Tracee:
+        """Create process PID by MAKER, as a child of its parent and with its exit signal (clone(2), CLONE_PARENT). Raises RestoreError."""
+        try:
+            return self._register(maker.clone3(CLONE_PARENT, 0, pid))
+        except OSError as error:
+            raise _not_created(pid, error) from error
+
+    def end(self, pid: int, code: int, signo: int = 0) -> None:
+        """End process PID by exit(2) with CODE, or by SIGNO where that is given: its parent is sent a signal and has a zombie."""
+        leader = self.leaders.pop(pid)
+        del self.threads[pid]
+        if not signo:
+            leader.exit(code)
+            return
+        if signo == signal.SIGKILL:
+            os.kill(pid, signo)
+        else:
+            leader.call("rt_sigaction", signo, _SIG_DFL, 0, _SIGNAL_SET_SIZE)
+            ptrace.set_sigmask(pid, 0)
+            os.kill(pid, signo)
+            ptrace.cont(pid)
+        while (status := ptrace.wait(pid)).stopped:
+            ptrace.cont(pid, status.signal if status.signal == signo and not status.event else 0)
+
+    def end_helper(self, pid: int, parent: int) -> None:
+        """End process PID, of which no trace is left in its PARENT, which may be ourselves."""
+        self.end(pid, 0)
+        if parent in self.leaders:
+            self.leaders[parent].call("wait4", pid, 0, ptrace.WALL, 0)
+            self.take_exit_signal(parent, signal.SIGCHLD)
+
+    def take_exit_signal(self, parent: int, signo: int) -> None:
+        """Take from process PARENT the signal SIGNO that the end of a child has sent to it, if any."""
+        awaited = struct.pack("<Q", 1 << signo - 1 if signo else 0)
+        self.leaders[parent].batch([Call("rt_sigtimedwait", (awaited, 0, bytes(16), len(awaited)))])
 
     def create_thread(self, leader: Tracee, tid: int) -> Tracee:
         """Create thread TID of the process of LEADER. Raises RestoreError."""

@@ -256,6 +256,11 @@ class Tracee:
         ptrace.set_options(self.tid, self.options)
         self.space = Space()
 
+    def suspend_seccomp(self) -> None:
+        """Keep seccomp from the thread, and from those that it creates, as long as they are traced. Raises OSError."""
+        self.options |= ptrace.PTRACE_O_SUSPEND_SECCOMP
+        ptrace.set_options(self.tid, self.options)
+
     def moved(self) -> None:
         """Take note that the mappings of the process were moved."""
         self.space.syscall_at = 0
@@ -264,11 +269,11 @@ class Tracee:
         self.space.syscall_at = self.space.syscall_at or find_syscall_instruction(self.pid)
         return self.space.syscall_at
 
-    def exit(self) -> None:
-        """End the thread, if it is the only one of its process, without a trace in its parent, and wait until it is gone."""
+    def exit(self, code: int = 0) -> None:
+        """End the thread by exit(2) with CODE, and wait until it is gone for us; so is a process without an exit signal, for all."""
         own = self.registers()
         at = self._syscall_instruction()
-        self.set_registers(arch.at_syscall(own, at, number("exit"), 0))
+        self.set_registers(arch.at_syscall(own, at, number("exit"), code))
         ptrace.cont(self.tid)
         while ptrace.wait(self.tid).stopped:
             ptrace.cont(self.tid)
