@@ -92,6 +92,7 @@ def _dump_options(session: Session) -> DumpOptions:
         ext_unix_sk=settings.ext_unix_sk,
         tcp_established=settings.tcp_established,
         tcp_close=settings.tcp_close,
+        skip_in_flight=settings.skip_in_flight,
         ghost_limit=settings.ghost_limit,
         timeout=settings.timeout,
         force=settings.force,
