@@ -238,10 +238,11 @@ class InetRestore(KindRestore):
         connections = {file_id for file_id, entry in entries.items() if is_connection_entry(entry)}
         closed = connections if self.context.options.tcp_close else set()
         self._connections.lock([entries[file_id] for file_id in sorted(connections)])
+        shared = {(entry.proto, entry.src_port) for entry in entries.values() if entry.opts.so_reuseport}
         found: dict[int, int] = {}
         for file_id, entry in entries.items():
             try:
-                found[file_id] = self.context.keep(self._make(entry).detach())
+                found[file_id] = self.context.keep(self._make(entry, (entry.proto, entry.src_port) in shared).detach())
             except OSError as error:
                 what, remedy = (f"{_where(entry)} cannot be made again ({error.strerror or error})", "stop what uses the address")
                 raise RestoreError(f"{what}; {remedy}") from error
@@ -255,6 +256,7 @@ class InetRestore(KindRestore):
             else:
                 with borrowed(found[file_id]) as sock:
                     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(entry.opts.reuseaddr))
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, int(entry.opts.so_reuseport))
             set_flags(found[file_id], entry.flags)
         return found
 
@@ -262,9 +264,10 @@ class InetRestore(KindRestore):
         """Let the connections go on."""
         self._connections.go()
 
-    def _make(self, entry: Entry) -> socket.socket:
+    def _make(self, entry: Entry, shared: bool) -> socket.socket:
+        """Return a socket for ENTRY; SHARED: others with its port may have SO_REUSEPORT, which it had as well when it was bound."""
         if not is_connection_entry(entry):
-            return _bound(entry)
+            return _bound(entry, shared)
         return _closed(entry) if self.context.options.tcp_close else self._connections.build(entry)
 
 
@@ -289,7 +292,7 @@ def _where(entry: Entry) -> str:
     return f"{name} address {f'[{own}]' if ':' in own else own}:{entry.src_port}"
 
 
-def _bound(entry: Entry) -> socket.socket:
+def _bound(entry: Entry, shared: bool) -> socket.socket:
     """Return a socket for ENTRY, bound to its address if it has one. OSError when that is taken or not of this machine."""
     sock = socket.socket(entry.family, entry.type, entry.proto)
     try:
@@ -298,7 +301,7 @@ def _bound(entry: Entry) -> socket.socket:
         # what the ended tree left in TIME_WAIT must not be in the way; for UDP the option would share the port with others
         share = entry.type == socket.SOCK_STREAM or entry.opts.reuseaddr
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(share))
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, int(entry.opts.so_reuseport))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, int(shared))
         if entry.ip_opts.freebind or entry.stillframe.freebind_once:
             sock.setsockopt(socket.IPPROTO_IP, IP_FREEBIND, 1)  # serves IPv6 sockets too
         if entry.src_port:
@@ -313,7 +316,7 @@ def _bound(entry: Entry) -> socket.socket:
 
 def _try_bind(where: str, entry: Entry) -> Iterator[Obstacle]:
     try:
-        _bound(entry).close()
+        _bound(entry, entry.opts.so_reuseport).close()
     except OSError as error:
         remedy = "stop what uses it" if error.errno == errno.EADDRINUSE else "give this machine the address"
         yield Obstacle(0, where, f"it cannot be bound ({error.strerror})", remedy)
