@@ -11,7 +11,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -20,41 +19,11 @@ import pytest
 from victim import PROGRAMS, Lab, children, engine, until
 
 sys.path.insert(0, str(PROGRAMS))
-from streams import stream
+from streams import Client
 
 ESTABLISHED = "--tcp-established"
 MUCH = 1 << 18
 """Bytes that tell that a connection goes on."""
-
-
-class Client:
-    """The end of a connection that is outside of the tree: it streams in a thread."""
-
-    def __init__(self, address: str, port: int) -> None:
-        self._sock = socket.create_connection((address, port))
-        self._ended = False
-        self._thread = threading.Thread(target=self._run)
-        self.count = 0
-        self.error = ""
-
-    def __enter__(self) -> Client:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ended = True
-        self._thread.join()
-        self._sock.close()
-
-    def _run(self) -> None:
-        try:
-            stream(self._sock, self._received)
-        except (OSError, RuntimeError) as error:
-            self.error = repr(error)
-
-    def _received(self, count: int) -> bool:
-        self.count = count
-        return not self._ended
 
 
 def start(lab: Lab, role: str, address: str) -> int:

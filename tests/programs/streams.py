@@ -15,6 +15,7 @@ import select
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -42,6 +43,36 @@ def stream(sock: socket.socket, received: Callable[[int], bool]) -> None:
         if writable:
             start = sent % PERIOD
             sent += sock.send(TABLE[start : start + PIECE])
+
+
+class Client:
+    """The end of a connection that is outside of the tree: it streams in a thread."""
+
+    def __init__(self, address: str, port: int) -> None:
+        self._sock = socket.create_connection((address, port))
+        self._ended = False
+        self._thread = threading.Thread(target=self._run)
+        self.count = 0
+        self.error = ""
+
+    def __enter__(self) -> Client:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended = True
+        self._thread.join()
+        self._sock.close()
+
+    def _run(self) -> None:
+        try:
+            stream(self._sock, self._received)
+        except (OSError, RuntimeError) as error:
+            self.error = repr(error)
+
+    def _received(self, count: int) -> bool:
+        self.count = count
+        return not self._ended
 
 
 def run(folder: Path, name: str, sock: socket.socket) -> None:

@@ -191,17 +191,21 @@ def _is_elsewhere(sock: socket.socket, own: tuple[object, ...]) -> bool:
 
 def _polled_shutdown(sock: socket.socket) -> int:
     """Return the bits of sk_shutdown, as far as poll(2) tells: not that for writing alone."""
-    poll = select.poll()
-    poll.register(sock.fileno(), select.POLLRDHUP)
-    events = dict(poll.poll(0)).get(sock.fileno(), 0)
+    events = _poll(sock)
     return 3 if events & select.POLLHUP else 1 if events & select.POLLRDHUP else 0
 
 
 def _tcp_shutdown(sock: socket.socket, state: int) -> int:
-    """Return the bits of sk_shutdown; a closed socket polls as hung up in any case."""
+    """Return the bits of sk_shutdown; of a closed socket, which polls as hung up in any case, only that for reading, as CRIU does."""
     if state == TCP_CLOSE:
-        return _polled_shutdown(sock) & 1 if not peer_of(sock)[1] else 3
+        return 1 if _poll(sock) & select.POLLRDHUP else 0
     return _polled_shutdown(sock) | (2 if state in FIN_SENT else 0)
+
+
+def _poll(sock: socket.socket) -> int:
+    poll = select.poll()
+    poll.register(sock.fileno(), select.POLLRDHUP)
+    return dict(poll.poll(0)).get(sock.fileno(), 0)
 
 
 def _read_ip_options(sock: socket.socket, entry: Entry) -> None:
