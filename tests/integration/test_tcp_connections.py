@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import os
-import random
 import signal
 import socket
 import subprocess
@@ -16,13 +15,15 @@ from contextlib import contextmanager
 
 import pytest
 
-from victim import PROGRAMS, Lab, children, engine, until
+from victim import PROGRAMS, Lab, children, state, until
 
 sys.path.insert(0, str(PROGRAMS))
 from streams import Client
 
 ESTABLISHED = "--tcp-established"
-MUCH = 1 << 18
+LOCK, TAKE, KEEP = range(3)
+"""The requests to the guard of one connection."""
+MUCH = 1 << 17
 """Bytes that tell that a connection goes on."""
 
 
@@ -67,7 +68,7 @@ def tables() -> str:
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
 def test_a_client_outside_notices_nothing(lab: Lab, address: str) -> None:
     with connected(lab, address) as (pid, client):
-        for number in range(3):
+        for number in range(2):
             lab.dump(pid, str(number), "--leave-running", ESTABLISHED)
             assert_goes_on(lab, "server")
         assert "CRIU-" not in tables()
@@ -107,18 +108,29 @@ def test_a_failed_restore_leaves_the_peer_waiting(lab: Lab) -> None:
         assert_goes_on(lab, "server")
 
 
+def die_at(request: int, *words: object) -> None:
+    """Run an engine that is killed when it has sent request number REQUEST to the guard."""
+    command = [sys.executable, str(PROGRAMS / "dying_guarded.py"), str(request), *map(str, words)]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+
+
 def test_an_engine_that_is_killed_leaves_the_connection_alone(lab: Lab) -> None:
     with connected(lab, "127.0.0.1") as (pid, _client):
-        moments = random.Random(3)
-        for number in range(8):
-            words = ("dump", "--tree", pid, "--images-dir", lab.images(str(number)), "--leave-running", ESTABLISHED)
-            with subprocess.Popen(engine(*words), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as dying:
-                try:
-                    dying.wait(moments.uniform(0.3, 0.7))
-                except subprocess.TimeoutExpired:
-                    dying.kill()
+        for request, left in ((LOCK, "--leave-running"), (TAKE, "--leave-running"), (LOCK, "--leave-stopped"), (TAKE, "--tcp-established")):
+            die_at(request, "dump", "--tree", pid, "--images-dir", lab.images(f"{request}{left}"), left, ESTABLISHED)
             assert_goes_on(lab, "server")
         until(lambda: "stillframe-" not in tables(), "a lock outlives its engine")
+
+
+def test_an_engine_that_is_killed_when_the_dump_is_done_loses_no_connection(lab: Lab) -> None:
+    with connected(lab, "127.0.0.1") as (pid, _client):
+        path = lab.images("last")
+        die_at(KEEP, "dump", "--tree", pid, "--images-dir", path, ESTABLISHED)
+        until(lambda: state(pid) == "Z", "the guard does not end the tree")
+        lab.reap()
+        lab.restore(path, ESTABLISHED)
+        assert_goes_on(lab, "server")
 
 
 def test_closing_states_and_options(lab: Lab) -> None:

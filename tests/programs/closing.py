@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 TCP = socket.IPPROTO_TCP
+TCP_FASTOPEN = 23
 ESTABLISHED, FIN_WAIT2, CLOSE, CLOSE_WAIT = 1, 5, 7, 8
 
 
@@ -52,6 +53,10 @@ class Pairs:
         self.open.setsockopt(TCP, socket.TCP_KEEPIDLE, 99)
         self.open_peer.setsockopt(TCP, socket.TCP_CONGESTION, b"reno")
         self.open.send(b"unread")
+        self.listening = socket.create_server((address, 0), family=family)
+        self.listening.setsockopt(TCP, TCP_FASTOPEN, 7)
+        self.listening.setsockopt(TCP, socket.TCP_DEFER_ACCEPT, 5)
+        self.deferring = self.listening.getsockopt(TCP, socket.TCP_DEFER_ACCEPT)
         self.half, self.half_peer = pair(family, address)
         self.half.send(b"last words")
         self.half.shutdown(socket.SHUT_WR)
@@ -73,6 +78,8 @@ class Pairs:
         expect(self.open.getsockopt(TCP, socket.TCP_KEEPIDLE), 99, "TCP_KEEPIDLE")
         expect(self.open_peer.getsockopt(TCP, socket.TCP_CONGESTION, 5), b"reno\0", "TCP_CONGESTION")
         expect(self.open.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR), 0, "SO_REUSEADDR")
+        expect(self.listening.getsockopt(TCP, TCP_FASTOPEN), 7, "TCP_FASTOPEN")
+        expect(self.listening.getsockopt(TCP, socket.TCP_DEFER_ACCEPT), self.deferring, "TCP_DEFER_ACCEPT")
         self.open_peer.send(b"back")
         expect(self.open.recv(100), b"back", "received")
         expect(self.open_peer.recv(100), b"unread", "unread")

@@ -21,6 +21,7 @@ from ...images.schema import message
 from ...kernel import tcp_repair
 from ...kernel.nftables import Flow, Nftables
 from ...kernel.sock_diag import TCP_CLOSE, TCP_LISTEN, TCP_SYN_SENT
+from . import criu_iptables
 from .inet_address import address, own_flow
 from .kind import DumpContext, Entry, OpenFile, RestoreContext
 from .socket_options import borrowed, enlarge_buffers
@@ -209,7 +210,8 @@ class ConnectionsRestore:
         self._context = context
         self._nftables: Nftables | None = None
         self._built: dict[int, Entry] = {}
-        self._lift = False
+        self._locked: list[Flow] = []
+        """What the connections send, which the dump may have left locked."""
 
     def check(self, where: str, entry: Entry) -> Iterator[Obstacle]:
         """Refuse what cannot be built here."""
@@ -225,10 +227,10 @@ class ConnectionsRestore:
 
     def lock(self, entries: Sequence[Entry]) -> None:
         """Hold back the packets of the connections ENTRIES until `go`. RestoreError when that is not possible."""
-        self._lift = bool(entries)
+        self._locked = [_flow(entry) for entry in entries]
         if not entries or self._context.options.tcp_close:
             return
-        flows = {flow: None for entry in entries for flow in (_flow(entry), _flow(entry).back)}
+        flows = {way: None for flow in self._locked for way in (flow, flow.back)}
         self._nftables = Nftables().__enter__()
         self._context.undo(self._unlock)
         try:
@@ -255,9 +257,9 @@ class ConnectionsRestore:
 
     def go(self) -> None:
         """Lift the locks, the dump's too, and end repair mode. RestoreError when the dump's lock cannot be lifted."""
-        if self._lift:
-            self._lift = False
+        if self._locked:
             self._lift_lock()
+            self._locked.clear()
         self._unlock()
         while self._built:
             local, entry = self._built.popitem()
@@ -267,6 +269,8 @@ class ConnectionsRestore:
 
     def _lift_lock(self) -> None:
         inventory: Entry = self._context.images.read_one("inventory")
+        if inventory.network_lock_method == NETWORK_LOCK_IPTABLES and not criu_iptables.lift(self._locked):
+            self._context.warn("CRIU's lock on the TCP connections cannot be lifted; delete its rules that drop their packets (iptables)")
         if inventory.network_lock_method != NETWORK_LOCK_NFTABLES:
             return
         try:
