@@ -10,6 +10,7 @@ inventory (network_lock_method, dump_criu_run_id: how the dump left the packets 
 from __future__ import annotations
 
 import os
+import select
 import socket
 import struct
 from collections.abc import Iterator, Sequence
@@ -96,6 +97,8 @@ class ConnectionsDump:
         elif sock.getsockopt(socket.IPPROTO_TCP, TCP_ULP, _ULP_NAME).strip(b"\0"):
             yield file.obstacle(f"{what} whose protocol is in the kernel, such as TLS", "let it go with tcp_close")
         else:
+            if state == TCP_CLOSE and _has_error(sock):
+                self._context.warn(f"process {file.pid}, {file.where}: its error is not carried; it reads as ended once restored")
             yield from _check_kernel(file.pid, file.where)
 
     def take(self) -> None:
@@ -145,6 +148,13 @@ class ConnectionsDump:
                     sockets[file.stat.st_ino] = file.local
                     flows.update({flow: None, flow.back: None})
         return sockets, list(flows)
+
+
+def _has_error(sock: socket.socket) -> bool:
+    """Tell whether an error waits to be told, such as ECONNRESET; to ask which would take it away."""
+    poll = select.poll()
+    poll.register(sock.fileno(), 0)
+    return any(events & select.POLLERR for _fd, events in poll.poll(0))
 
 
 def _flow_of(local: int) -> Flow | None:
