@@ -72,6 +72,11 @@ options:
       - The dumps that data is freed in can no longer be restored by themselves.
     type: bool
     default: false
+  skip_in_flight:
+    description:
+      - Let go the TCP connections that have not been accepted yet. Without it, a tree that has any is refused.
+    type: bool
+    default: false
   timeout:
     description:
       - Seconds allowed for stopping the tree. When they have passed, the tree runs on and the module fails.
@@ -113,8 +118,9 @@ options:
     default: auto
   tcp_established:
     description:
-      - Accepted for trees without established TCP connections.
-      - A tree that has any is refused, with or without it, unless O(tcp_close) is set. Carrying them is not supported yet.
+      - Carry TCP connections. Set it for the dump and for the restore.
+      - Their packets are dropped (by nf_tables) while they are dumped; and, when the dump ends the tree, until it is restored.
+      - Without it, and without O(tcp_close), a tree that has any is refused.
     type: bool
     default: false
   tcp_close:

@@ -60,6 +60,10 @@ _PROBES: Mapping[str, tuple[str, Probe, str]] = {
     "map_files": (EXTRA, files.map_files, "carries mapped files that were unlinked"),
     "sock_diag": (EXTRA, files.sock_diag, "carries unix sockets"),
     "fd_passing": (EXTRA, files.fd_passing, "looks at unix sockets without taking what is in them"),
+    "tcp_repair": (EXTRA, files.tcp_repair_mode, "carries TCP connections"),
+    "network_lock_nftables": (EXTRA, files.network_lock, "holds the packets of TCP connections back until they are restored"),
+    "tcp_half_closed": (EXTRA, files.tcp_repair_mode, "carries half-closed TCP connections"),
+    "ipv6_freebind": (OPTIONAL, files.ipv6_freebind, "carries sockets that are bound to addresses the machine lacks"),
     "uffd_wp": (OPTIONAL, memory.uffd_wp, "tracker uffd_wp: changed pages, without a stop"),
     "soft_dirty": (OPTIONAL, memory.soft_dirty, "tracker soft_dirty: changed pages, as CRIU finds them"),
     "compare": (OPTIONAL, memory.compare, "tracker compare: changed pages, by comparing them with the parent's"),
@@ -69,7 +73,7 @@ _PROBES: Mapping[str, tuple[str, Probe, str]] = {
 }
 
 _NO_NAMESPACES = "namespaces are neither dumped nor restored"
-_NO_FILTERS = "no packet filter is used"
+_NO_FILTERS = "the rules of packet filters are neither dumped nor restored"
 _UNUSED: Mapping[str, str] = {
     "aio_remap": "contexts of asynchronous I/O are not carried",
     "tun": "network devices are not carried",
@@ -89,13 +93,10 @@ _UNUSED: Mapping[str, str] = {
     "apparmor_stacking": "security labels are left to the kernel",
     "compat_cr": "32-bit tasks are not carried",
     "uffd-noncoop": "lazy-pages is not supported yet",
-    "tcp_half_closed": "half-closed connections are not carried",
-    "ipv6_freebind": "a socket is bound to an address that exists",
     "net_diag_raw": "raw sockets are not carried",
     "sk_unix_file": "a unix socket is found by its path",
     "nftables": _NO_FILTERS,
     "has_ipt_legacy": _NO_FILTERS,
-    "network_lock_nftables": _NO_FILTERS,
     "memfd_hugetlb": "huge page files are not carried",
     "overlayfs_maps": "a mapped file is found by its path",
     "breakpoints": "hardware breakpoints are not used",

@@ -97,7 +97,7 @@ def dump(options: DumpOptions, log: logging.Logger) -> DumpResult:
                 clock.mark("thawed")
             memory.finish()
             manifest = write(work, tasks, ended, hierarchy, fs_ids)
-            end(options, tree, trackers)
+            end(work, tree, manifest)
             clock.mark("thawed")
     freed = dedup(options.images_dir).bytes_freed if options.auto_dedup and parent is not None else 0
     untouched.remember(open_chain(options.images_dir, verify=False))
@@ -213,7 +213,7 @@ def write(
     work.trackers.explain()
     options.hook("post-dump", {"CRTOOLS_INIT_PID": str(options.tree)})
     manifest = describe(work, DUMP, work.files.manifest_files())
-    manifest = work.directory.commit(inventory(manifest.id, options.track_mem), manifest, pages)
+    manifest = work.directory.commit(inventory(manifest.id, options.track_mem, network_lock=work.files.lock_method()), manifest, pages)
     work.trackers.remember(manifest.id)
     return manifest
 
@@ -269,12 +269,13 @@ def report(work: Work, manifest: Manifest, pids: Tuple[int, ...], freed: int) ->
     )
 
 
-def end(options: DumpOptions, tree: FrozenTree, trackers: Trackers) -> None:
+def end(work: Work, tree: FrozenTree, manifest: Manifest) -> None:
     """Do with the tree what was asked for, now that the dump is committed."""
-    if options.leave_running:
+    if work.options.leave_running:
         return
-    if options.leave_stopped:
+    if work.options.leave_stopped:
         tree.stop_all()
         return
-    trackers.forget()
+    work.trackers.forget()
+    work.files.keep(manifest.id, tree.pids)
     tree.kill()

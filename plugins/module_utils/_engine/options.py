@@ -43,6 +43,8 @@ class DumpOptions:
     tcp_established: bool = False
     tcp_close: bool = False
     """Let established TCP connections go: their sockets are closed once restored."""
+    skip_in_flight: bool = False
+    """Let go the connections that nobody has accepted yet."""
     ghost_limit: int = 1 << 20
     """Bytes: the biggest unlinked file that is kept in the images."""
     timeout: float = 10.0

@@ -77,8 +77,9 @@ MEMORY = (
 STATE = (
     _supported("shell-job", FLAG, "allow a session or terminal that belongs to a process outside the tree", "j", twin=True),
     _supported("file-locks", FLAG, "accepted for trees without file locks; one that holds any is refused for now", "l", twin=True),
-    _supported("tcp-established", FLAG, "accepted for trees without TCP connections; one that has any is refused for now", twin=True),
+    _supported("tcp-established", FLAG, "carry TCP connections: their packets are dropped until they are restored", twin=True),
     _supported("tcp-close", FLAG, "let TCP connections go: their sockets are closed once restored", twin=True),
+    _supported("skip-in-flight", FLAG, "let go the TCP connections that nobody has accepted yet", twin=True),
     _supported("ext-unix-sk", OPTIONAL, "allow unix sockets whose peer is outside the tree", "x"),
     _supported("ghost-limit", VALUE, "largest unlinked file kept in the images; K, M or G may follow (default: 1M)", metavar="SIZE"),
     _supported(
@@ -127,7 +128,12 @@ HARMLESS_OPTIONS = (
     _harmless("allow-uprobes", FLAG, "permits a mapping that is refused by name", twin=True),
     _harmless("skip-file-rwx-check", FLAG, "permission bits are not compared", twin=True),
     _harmless("cpu-cap", OPTIONAL, "the register state in the images is always checked against the CPU"),
-    _harmless("network-lock", VALUE, "no packet filter is used", choices=("iptables", "nftables", "skip", "none")),
+    _harmless(
+        "network-lock",
+        VALUE,
+        "TCP connections are always locked by nftables, without its program",
+        choices=("iptables", "nftables", "skip", "none"),
+    ),
     _harmless("mntns-compat-mode", FLAG, "mounts are neither dumped nor restored", twin=True),
     _harmless("skip-mnt", VALUE, "mounts are neither dumped nor restored"),
     _harmless("enable-fs", VALUE, "mounts are neither dumped nor restored"),
@@ -153,7 +159,6 @@ REFUSED_OPTIONS = (
     _refused("tls-no-cn-verify", FLAG, _PAGE_SERVER),
     _refused("lazy-pages", FLAG, "all pages are there before a restored task runs"),
     _refused("stream", FLAG, "images are files in the images dir", twin=True),
-    _refused("skip-in-flight", FLAG, "connections that nobody accepted yet are never carried", twin=True),
     _refused("freeze-cgroup", VALUE, "the tree is stopped task by task"),
     _refused("irmap-scan-path", VALUE, "no path is searched for watched files"),
     _refused("external", VALUE, _EXTERNAL),

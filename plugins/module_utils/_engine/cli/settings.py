@@ -55,6 +55,7 @@ class Settings:
     file_locks: bool = False
     tcp_established: bool = False
     tcp_close: bool = False
+    skip_in_flight: bool = False
     ext_unix_sk: bool = False
     ghost_limit: int = 1 << 20
     file_validation: str = "buildid"

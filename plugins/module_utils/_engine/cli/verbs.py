@@ -93,6 +93,7 @@ def _dump_options(session: Session) -> DumpOptions:
         manage_cgroups=settings.manage_cgroups,
         tcp_established=settings.tcp_established,
         tcp_close=settings.tcp_close,
+        skip_in_flight=settings.skip_in_flight,
         ghost_limit=settings.ghost_limit,
         timeout=settings.timeout,
         force=settings.force,

@@ -17,14 +17,17 @@ _OWN = 10001
 EXTENSIONS: Mapping[str, Fields] = {
     "task_core_entry": optional("stillframe_task_entry", stillframe=_OWN),
     "thread_core_entry": optional("stillframe_thread_entry", stillframe=_OWN),
+    "inet_sk_entry": optional("stillframe_inet_entry", stillframe=_OWN),
 }
 """Fields that are added to CRIU's messages."""
 
 MESSAGES: Mapping[str, Fields] = {
-    "stillframe_task_entry": optional(
-        "uint32", coredump_filter=1, exit_signal=2, thp_disable=3, mce_kill=4, tsc=5, memory_merge=6, mdwe=7
-    )
+    "stillframe_task_entry": optional("uint32", coredump_filter=1, exit_signal=2, thp_disable=3, mce_kill=4, tsc=5, memory_merge=6, mdwe=7)
     + optional("uint64", xcomp_permissions=8),
+    "stillframe_inet_entry": optional("bool", freebind_once=1)
+    + optional("string", congestion=2)
+    + optional("int32", user_timeout=3, defer_accept=4, fastopen=5, linger2=6, syncnt=7, notsent_lowat=8, thin_linear_timeouts=9)
+    + optional("int32", fastopen_connect=10, inq=11, save_syn=12),
     "stillframe_thread_entry": optional("bytes", affinity=1) + optional("uint64", timer_slack=2) + optional("uint32", ioprio=3),
 }
 

@@ -30,9 +30,8 @@ UNIX_DIAG_ICONS = 3
 UNIX_DIAG_RQLEN = 4
 UNIX_DIAG_SHUTDOWN = 6
 
-TCP_ESTABLISHED = 1
-TCP_CLOSE = 7
-TCP_LISTEN = 10
+TCP_ESTABLISHED, TCP_SYN_SENT, TCP_SYN_RECV, TCP_FIN_WAIT1, TCP_FIN_WAIT2 = 1, 2, 3, 4, 5
+TCP_CLOSE, TCP_CLOSE_WAIT, TCP_LAST_ACK, TCP_LISTEN, TCP_CLOSING = 7, 8, 9, 10, 11
 
 _ANY_STATE = 0xFFFFFFFF
 _NO_COOKIE = 0xFFFFFFFF
@@ -101,7 +100,7 @@ class UnixSockets:
         body = _UNIX_DIAG_REQ.pack(socket.AF_UNIX, 0, 0, _ANY_STATE, inode, _EVERYTHING, _NO_COOKIE, _NO_COOKIE)
         netlink.send(_NLMSGHDR.pack(_NLMSGHDR.size + len(body), SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST | flags, 0, 0) + body)
         while True:
-            for kind, payload in _messages(netlink.recv(_BUFFER)):
+            for kind, payload in messages(netlink.recv(_BUFFER)):
                 if kind == NLMSG_DONE:
                     return
                 if kind == NLMSG_ERROR:
@@ -112,7 +111,7 @@ class UnixSockets:
                 return
 
 
-def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
+def messages(data: bytes) -> Iterator[tuple[int, bytes]]:
     """Split DATA into netlink messages (netlink(7)): (type, payload) each."""
     offset = 0
     while offset + _NLMSGHDR.size <= len(data):
@@ -123,7 +122,7 @@ def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
         offset += length + 3 & ~3
 
 
-def _attributes(data: bytes) -> dict[int, bytes]:
+def attributes(data: bytes) -> dict[int, bytes]:
     """Split DATA into netlink attributes: their values by their types."""
     found: dict[int, bytes] = {}
     offset = 0
@@ -136,7 +135,7 @@ def _attributes(data: bytes) -> dict[int, bytes]:
 
 def _unix_socket(payload: bytes) -> UnixSocket:
     _family, kind, state, _pad, inode = _UNIX_DIAG_MSG.unpack_from(payload)[:5]
-    found = _attributes(payload[_UNIX_DIAG_MSG.size :])
+    found = attributes(payload[_UNIX_DIAG_MSG.size :])
     icons = found.get(UNIX_DIAG_ICONS, b"")
     rqueue, wqueue = struct.unpack("=II", found.get(UNIX_DIAG_RQLEN, bytes(8)))
     vfs = found.get(UNIX_DIAG_VFS)

@@ -16,11 +16,14 @@ import tempfile
 from ..errors import KernelError
 from ..kernel import kcmp
 from ..kernel.fdinfo import fdinfo
+from ..kernel.nftables import Nftables
 from ..kernel.sock_diag import UnixSockets
+from ..kernel.tcp_repair import TCP_REPAIR_ON, set_repair
 from ..kernel.syscall import syscall
 
 _CLOCK_MONOTONIC = 1
 _TFD_IOC_SET_TICKS = 0x40085400  # include/uapi/linux/timerfd.h
+_IPV6_FREEBIND = 78
 _SO_BUF_LOCK = 72  # include/uapi/asm-generic/socket.h, Linux 5.15
 
 
@@ -99,3 +102,21 @@ def fd_passing() -> None:
             if not ancillary:
                 raise KernelError("a descriptor in a unix socket cannot be peeked at")
             os.close(array.array("i", ancillary[0][2][:4])[0])
+
+
+def tcp_repair_mode() -> None:
+    """Bring a TCP socket into repair mode (CONFIG_CHECKPOINT_RESTORE, CAP_NET_ADMIN)."""
+    with socket.socket() as sock:
+        set_repair(sock, TCP_REPAIR_ON)
+
+
+def network_lock() -> None:
+    """Make a table of nf_tables that goes with its maker (CONFIG_NF_TABLES_INET, Linux 5.12, CAP_NET_ADMIN)."""
+    with Nftables() as nftables:
+        nftables.drop(f"stillframe-check-{os.getpid()}", (), owned=True)
+
+
+def ipv6_freebind() -> None:
+    """Let an IPv6 socket be bound to any address (IPV6_FREEBIND, Linux 4.15)."""
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sock:
+        sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_FREEBIND, 1)

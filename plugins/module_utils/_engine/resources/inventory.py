@@ -37,8 +37,8 @@ def task_ids(number: int, files_id: int, fs_number: int) -> Any:
     return message("task_kobj_ids_entry")(vm_id=own, files_id=files_id, fs_id=fs_number + _OWN_OBJECTS, sighand_id=own, **_namespace_ids())
 
 
-def inventory(dump_id: str, track_mem: bool, pre_dump: bool = False) -> Any:
-    """Return the inventory of a dump, or of a pre-dump, which CRIU tells by its mode.
+def inventory(dump_id: str, track_mem: bool, pre_dump: bool = False, network_lock: int = 0) -> Any:
+    """Return the inventory of a dump, or of a pre-dump, which CRIU tells by its mode; NETWORK_LOCK: how it left its connections.
 
     dump_uptime, in microseconds since boot, is what CRIU tells reused PIDs by.
     """
@@ -50,7 +50,7 @@ def inventory(dump_id: str, track_mem: bool, pre_dump: bool = False) -> Any:
         ns_per_id=True,
         root_cg_set=_NO_CGROUP_SET,
         lsmtype=0,
-        network_lock_method=0,
+        network_lock_method=network_lock,
         dump_criu_run_id=dump_id,
     )
     if pre_dump:

@@ -82,6 +82,14 @@ class FilesDump:
         """Return what the caller should know, each once."""
         return list(self._warnings)
 
+    def lock_method(self) -> int:
+        """Return how connections stay locked after the dump: network_lock_method of the inventory."""
+        return self._opened().lock_method()
+
+    def keep(self, dump_id: str, pids: Sequence[int]) -> None:
+        """Let what is to outlive the tree, PIDS, do so: it is killed next, and dump DUMP_ID has all of it. Raises KernelError."""
+        self._opened().keep(dump_id, pids)
+
     def close(self) -> None:
         """Drop our copies of the descriptors."""
         if self._collection:
@@ -171,6 +179,15 @@ class _Collection:
             images.write(f"fdinfo-{table_id}", table)
         for dump in self._dumps.values():
             dump.write(images)
+
+    def lock_method(self) -> int:
+        """Return how connections stay locked."""
+        return max((dump.lock_method() for dump in self._dumps.values()), default=0)
+
+    def keep(self, dump_id: str, pids: Sequence[int]) -> None:
+        """Tell every kind that the tree ends."""
+        for dump in self._dumps.values():
+            dump.keep(dump_id, pids)
 
     def facts(self) -> list[FileFact]:
         """Return what is known of the files by path."""

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, Stillframe contributors
 # GNU General Public License v2.0 or later, so v3.0 too (see LICENSES/GPL-2.0-or-later.txt)
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""TCP sockets that listen or are not connected, and UDP sockets, over IPv4 and IPv6.
+"""TCP and UDP sockets over IPv4 and IPv6; what a TCP connection needs beyond them is in tcp_connection.py.
 
 images: files.img (inet_sk_entry with sk_opts_entry, ip_opts_entry and tcp_opts_entry).
 """
@@ -14,30 +14,30 @@ import select
 import socket
 import struct
 import termios
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from ...errors import Obstacle, RestoreError
+from ...images.image import ImagesDir
 from ...images.schema import message
+from ...kernel.inet_diag import udp_shutdowns
 from ...kernel.sock_diag import TCP_CLOSE, TCP_ESTABLISHED, TCP_LISTEN
-from .kind import Description, Entry, Kind, KindDump, KindRestore, OpenFile
+from ...kernel.tcp_repair import FIN_SENT
+from .inet_address import WORDS, address, host, words
+from .kind import Description, DumpContext, Entry, Kind, KindDump, KindRestore, OpenFile, RestoreContext
 from .socket_options import borrowed, domain, has_readable_filter, read_options, restore_options
 from .status import set_flags
+from .tcp_connection import ConnectionsDump, ConnectionsRestore, is_connection, is_connection_entry, peer_of
+from .tcp_options import read_tcp_options, restore_tcp_options
 
 IP_FREEBIND = 15
 IP_PKTINFO = 8
 IPV6_FREEBIND = 78
 UDP_CORK = 1
 SOL_UDP = 17
-TCP_FASTOPEN = 23
-TCP_STATES = (
-    "NONE ESTABLISHED SYN_SENT SYN_RECV FIN_WAIT1 FIN_WAIT2 TIME_WAIT CLOSE CLOSE_WAIT LAST_ACK LISTEN CLOSING NEW_SYN_RECV".split()
-)
-"""net/tcp_states.h, by number."""
 
 _TCP_INFO = struct.Struct("=8B6I")
 """The head of struct tcp_info (linux/tcp.h); when listening, unacked is the queue and sacked the backlog."""
 _TCPI_STATE, _TCPI_UNACKED, _TCPI_SACKED = 0, 12, 13
-_WORDS = {socket.AF_INET: struct.Struct("=I"), socket.AF_INET6: struct.Struct("=4I")}
 _IP_OPTIONS = {
     socket.AF_INET: (
         ("freebind", socket.IPPROTO_IP, IP_FREEBIND),
@@ -49,13 +49,6 @@ _IP_OPTIONS = {
         ("freebind", socket.IPPROTO_IPV6, IPV6_FREEBIND),
         ("pktinfo", socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO),
     ),
-}
-_TCP_OPTIONS = {"cork": socket.TCP_CORK, "nodelay": socket.TCP_NODELAY}
-_TCP_KEEPALIVE = {"keepcnt": socket.TCP_KEEPCNT, "keepidle": socket.TCP_KEEPIDLE, "keepintvl": socket.TCP_KEEPINTVL}
-_TCP_NOT_CARRIED = {
-    "TCP_FASTOPEN": TCP_FASTOPEN,
-    "TCP_DEFER_ACCEPT": socket.TCP_DEFER_ACCEPT,
-    "TCP_USER_TIMEOUT": socket.TCP_USER_TIMEOUT,
 }
 
 
@@ -78,22 +71,16 @@ def _tcp_info(sock: socket.socket) -> tuple[int, int, int]:
     return info[_TCPI_STATE], info[_TCPI_UNACKED], info[_TCPI_SACKED]
 
 
-def _peer(sock: socket.socket) -> tuple[str, int]:
-    """Return the address that SOCK is connected to, ("", 0) when it is not."""
-    try:
-        host, port = sock.getpeername()[:2]
-    except OSError as error:
-        if error.errno not in (errno.ENOTCONN, errno.EINVAL):  # EINVAL: it was shut down
-            raise
-        return "", 0
-    return host, port
-
-
 class InetDump(KindDump):
     """Dumps internet sockets."""
 
+    def __init__(self, context: DumpContext) -> None:
+        super().__init__(context)
+        self._connections = ConnectionsDump(context)
+        self._udp_shutdowns: dict[int, Mapping[int, int]] = {}
+
     def check(self, file: OpenFile) -> Iterator[Obstacle]:
-        """Refuse connections, what is neither TCP nor UDP, and what the kernel does not tell."""
+        """Refuse connections that are not to be carried, what is neither TCP nor UDP, and what the kernel does not tell."""
         with borrowed(file.local) as sock:
             if _is_tcp(sock):
                 yield from self._check_tcp(file, sock)
@@ -119,41 +106,37 @@ class InetDump(KindDump):
                 fown=description.fown,
                 opts=read_options(sock),
             )
-            self._addresses(sock, entry)
+            _read_addresses(sock, entry)
             self._state(file, sock, entry)
             _read_ip_options(sock, entry)
         return entry
 
+    def write(self, images: ImagesDir) -> None:
+        """Write the images of the connections."""
+        self._connections.write(images)
+
+    def lock_method(self) -> int:
+        """Return how connections stay locked."""
+        return self._connections.lock_method()
+
+    def keep(self, dump_id: str, pids: Sequence[int]) -> None:
+        """Let the connections outlive the tree."""
+        self._connections.keep(dump_id, pids)
+
+    def close(self) -> None:
+        """Let the connections go on, unless they are kept."""
+        self._connections.close()
+
     def _check_tcp(self, file: OpenFile, sock: socket.socket) -> Iterator[Obstacle]:
         state, waiting, _backlog = _tcp_info(sock)
-        if state == TCP_LISTEN:
-            self._warn_listening(file, sock, waiting)
-        elif state != TCP_CLOSE:
-            host, port = _peer(sock)
-            what = f"a TCP connection ({TCP_STATES[state]}) with {host or 'nobody any more'} port {port}"
-            if self.context.options.tcp_close:
-                self.context.warn(f"process {file.pid}, {file.where}: {what} is not carried; it is closed once restored")
+        if state == TCP_LISTEN and waiting:
+            what = "connections that wait to be accepted are not carried; their clients must connect again"
+            if self.context.options.skip_in_flight:
+                self.context.warn(f"process {file.pid}, {file.where}: {what}")
             else:
-                yield file.obstacle(f"{what}; connections are not carried yet", "wait until it ends, or let it go with tcp_close")
-
-    def _warn_listening(self, file: OpenFile, sock: socket.socket, waiting: int) -> None:
-        who = f"process {file.pid}, {file.where}"
-        if waiting:
-            self.context.warn(f"{who}: connections that wait to be accepted are not carried; their clients must connect again")
-        for name, option in _TCP_NOT_CARRIED.items():
-            if sock.getsockopt(socket.IPPROTO_TCP, option):
-                self.context.warn(f"{who}: the images have no place for {name}; it has its default once restored")
-
-    def _addresses(self, sock: socket.socket, entry: Entry) -> None:
-        words, own = _WORDS[sock.family], sock.getsockname()
-        host, entry.dst_port = _peer(sock)
-        entry.src_port = own[1]
-        entry.src_addr.extend(words.unpack(socket.inet_pton(sock.family, own[0].partition("%")[0])))
-        entry.dst_addr.extend(words.unpack(socket.inet_pton(sock.family, host.partition("%")[0]) if host else bytes(words.size)))
-        if sock.family == socket.AF_INET6:
-            entry.v6only = bool(sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY))
-            if own[1] and own[3]:
-                entry.ifname = socket.if_indextoname(own[3])
+                yield file.obstacle("connections wait to be accepted", "dump it again when they are, or let them go with skip_in_flight")
+        elif is_connection(sock):
+            yield from self._connections.check(file, sock)
 
     def _state(self, file: OpenFile, sock: socket.socket, entry: Entry) -> None:
         entry.backlog, entry.state = 0, TCP_ESTABLISHED if entry.dst_port else TCP_CLOSE
@@ -161,26 +144,68 @@ class InetDump(KindDump):
         if _is_tcp(sock):
             entry.state, _waiting, backlog = _tcp_info(sock)
             entry.backlog = backlog if entry.state == TCP_LISTEN else 0
-            for field, option in _TCP_OPTIONS.items():
-                if sock.getsockopt(socket.IPPROTO_TCP, option):
-                    setattr(entry.tcp_opts, field, True)
-            for field, option in _TCP_KEEPALIVE.items():
-                setattr(entry.tcp_opts, field, sock.getsockopt(socket.IPPROTO_TCP, option))
-        elif struct.unpack("=i", fcntl.ioctl(file.local, termios.FIONREAD, bytes(4)))[0]:
-            self.context.warn(f"process {file.pid}, {file.where}: datagrams that were not read yet are not carried")
-        shutdown = _shutdown(sock, entry.state)
+            read_tcp_options(sock, entry)
+            if entry.state != TCP_LISTEN and entry.dst_port and not self.context.options.tcp_close:
+                entry.state = self._connections.of(file.stat.st_ino).state
+            shutdown = _tcp_shutdown(sock, entry.state)
+        else:
+            if struct.unpack("=i", fcntl.ioctl(file.local, termios.FIONREAD, bytes(4)))[0]:
+                self.context.warn(f"process {file.pid}, {file.where}: datagrams that were not read yet are not carried")
+            shutdown = self._udp_shutdown(sock, file.stat.st_ino)
         if shutdown:
             entry.shutdown = shutdown
 
+    def _udp_shutdown(self, sock: socket.socket, inode: int) -> int:
+        """Return the bits of sk_shutdown; one that has no port is in no table, and can only be shut down for reading to be seen."""
+        family = int(sock.family)
+        if family not in self._udp_shutdowns:
+            self._udp_shutdowns[family] = udp_shutdowns(family)
+        found = self._udp_shutdowns[family].get(inode)
+        return _polled_shutdown(sock) if found is None else found
 
-def _shutdown(sock: socket.socket, state: int) -> int:
-    """Return which directions are shut down, as the bits of sk_shutdown; only poll(2) tells."""
+
+def _read_addresses(sock: socket.socket, entry: Entry) -> None:
+    own = sock.getsockname()
+    peer, entry.dst_port = peer_of(sock)
+    packed = socket.inet_pton(sock.family, own[0].partition("%")[0])
+    entry.src_port = own[1]
+    entry.src_addr.extend(words(sock.family, packed))
+    entry.dst_addr.extend(words(sock.family, peer if entry.dst_port else b""))
+    if sock.family == socket.AF_INET6:
+        entry.v6only = bool(sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY))
+        if own[1] and own[3]:
+            entry.ifname = socket.if_indextoname(own[3])
+    if own[1] and not sock.getsockopt(socket.IPPROTO_IP, IP_FREEBIND) and _is_elsewhere(sock, own):
+        entry.stillframe.freebind_once = True
+
+
+def _is_elsewhere(sock: socket.socket, own: tuple[object, ...]) -> bool:
+    """Tell whether SOCK is bound to an address that this machine lacks: IP_FREEBIND was set only while it was bound."""
+    with socket.socket(sock.family, socket.SOCK_DGRAM) as other:
+        try:
+            other.bind((own[0], 0, *own[2:]))
+        except OSError as error:
+            return error.errno == errno.EADDRNOTAVAIL
+    return False
+
+
+def _polled_shutdown(sock: socket.socket) -> int:
+    """Return the bits of sk_shutdown, as far as poll(2) tells: not that for writing alone."""
+    events = _poll(sock)
+    return 3 if events & select.POLLHUP else 1 if events & select.POLLRDHUP else 0
+
+
+def _tcp_shutdown(sock: socket.socket, state: int) -> int:
+    """Return the bits of sk_shutdown; of a closed socket, which polls as hung up in any case, only that for reading, as CRIU does."""
+    if state == TCP_CLOSE:
+        return 1 if _poll(sock) & select.POLLRDHUP else 0
+    return _polled_shutdown(sock) | (2 if state in FIN_SENT else 0)
+
+
+def _poll(sock: socket.socket) -> int:
     poll = select.poll()
     poll.register(sock.fileno(), select.POLLRDHUP)
-    events = dict(poll.poll(0)).get(sock.fileno(), 0)
-    read = 1 if events & select.POLLRDHUP else 0
-    closed_tcp = sock.type == socket.SOCK_STREAM and state == TCP_CLOSE  # polls as hung up in any case
-    return 3 if events & select.POLLHUP and not closed_tcp else read
+    return dict(poll.poll(0)).get(sock.fileno(), 0)
 
 
 def _read_ip_options(sock: socket.socket, entry: Entry) -> None:
@@ -194,46 +219,63 @@ def _read_ip_options(sock: socket.socket, entry: Entry) -> None:
 class InetRestore(KindRestore):
     """Makes internet sockets: all are bound first, then those that listen do, so that sockets that share an address can."""
 
+    def __init__(self, context: RestoreContext) -> None:
+        super().__init__(context)
+        self._connections = ConnectionsRestore(context)
+
     def check(self, entries: Mapping[int, Entry]) -> Iterator[Obstacle]:
-        """Refuse connections and try whether each address can be bound here."""
+        """Refuse what cannot be made, and try whether each address can be bound here."""
         for file_id, entry in entries.items():
             where = f"{_where(entry)} ({self.context.holder(file_id)})"
-            if _is_connection(entry):
-                if not self.context.options.tcp_close:
-                    what = "a TCP connection; connections are not restored yet"
-                    yield Obstacle(0, where, what, "let it go with tcp_close, or restore it with CRIU")
-            elif (entry.type, entry.proto) not in _CARRIED or entry.family not in _WORDS:
+            if (entry.type, entry.proto) not in _CARRIED or entry.family not in WORDS:
                 yield Obstacle(0, where, "neither TCP nor UDP", "restore it with CRIU")
             elif entry.opts.so_bound_dev and entry.opts.so_bound_dev not in {name for _index, name in socket.if_nameindex()}:
                 yield Obstacle(0, where, f"it is bound to interface {entry.opts.so_bound_dev}, which is missing", "make the interface")
+            elif is_connection_entry(entry):
+                if not self.context.options.tcp_close:
+                    yield from self._connections.check(where, entry)
             elif entry.src_port:
                 yield from _try_bind(where, entry)
 
     def open(self, entries: Mapping[int, Entry]) -> Mapping[int, int]:
         """Make all of them."""
+        connections = {file_id for file_id, entry in entries.items() if is_connection_entry(entry)}
+        closed = connections if self.context.options.tcp_close else set()
+        self._connections.lock([entries[file_id] for file_id in sorted(connections)])
+        shared = {(entry.proto, entry.src_port) for entry in entries.values() if entry.opts.so_reuseport}
         found: dict[int, int] = {}
         for file_id, entry in entries.items():
             try:
-                sock = _closed(entry) if _is_connection(entry) else _bound(entry)
-                found[file_id] = self.context.keep(sock.detach())
+                found[file_id] = self.context.keep(self._make(entry, (entry.proto, entry.src_port) in shared).detach())
             except OSError as error:
-                raise RestoreError(f"{_where(entry)} cannot be bound ({error.strerror}); stop what uses the address") from error
+                what, remedy = (f"{_where(entry)} cannot be made again ({error.strerror or error})", "stop what uses the address")
+                raise RestoreError(f"{what}; {remedy}") from error
         for file_id, entry in entries.items():
-            if not _is_connection(entry):
+            if file_id not in closed:
                 with borrowed(found[file_id]) as sock:
                     _complete(sock, entry)
         for file_id, entry in entries.items():
-            with borrowed(found[file_id]) as sock:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(entry.opts.reuseaddr))
+            if file_id in connections and file_id not in closed:
+                self._connections.built(found[file_id], entry)
+            else:
+                with borrowed(found[file_id]) as sock:
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(entry.opts.reuseaddr))
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, int(entry.opts.so_reuseport))
             set_flags(found[file_id], entry.flags)
         return found
 
+    def go(self) -> None:
+        """Let the connections go on."""
+        self._connections.go()
+
+    def _make(self, entry: Entry, shared: bool) -> socket.socket:
+        """Return a socket for ENTRY; SHARED: others with its port may have SO_REUSEPORT, which it had as well when it was bound."""
+        if not is_connection_entry(entry):
+            return _bound(entry, shared)
+        return _closed(entry) if self.context.options.tcp_close else self._connections.build(entry)
+
 
 _CARRIED = ((socket.SOCK_STREAM, socket.IPPROTO_TCP), (socket.SOCK_DGRAM, socket.IPPROTO_UDP))
-
-
-def _is_connection(entry: Entry) -> bool:
-    return entry.type == socket.SOCK_STREAM and entry.state not in (TCP_LISTEN, TCP_CLOSE)
 
 
 def _closed(entry: Entry) -> socket.socket:
@@ -250,24 +292,11 @@ def _closed(entry: Entry) -> socket.socket:
 
 def _where(entry: Entry) -> str:
     name = "TCP" if entry.type == socket.SOCK_STREAM else "UDP"
-    host = _host(entry, entry.src_addr)
-    return f"{name} address {f'[{host}]' if ':' in host else host}:{entry.src_port}"
+    own = host(entry, entry.src_addr)
+    return f"{name} address {f'[{own}]' if ':' in own else own}:{entry.src_port}"
 
 
-def _host(entry: Entry, words: Iterable[int]) -> str:
-    """Return an address as text; images of the first CRIU hold four words for IPv4 too."""
-    layout = _WORDS[socket.AddressFamily(entry.family)]
-    return socket.inet_ntop(entry.family, b"".join(struct.pack("=I", word) for word in words)[: layout.size])
-
-
-def _address(entry: Entry, words: Iterable[int], port: int) -> tuple[str, int] | tuple[str, int, int, int]:
-    host = _host(entry, words)
-    if entry.family == socket.AF_INET:
-        return host, port
-    return host, port, 0, socket.if_nametoindex(entry.ifname) if entry.ifname else 0
-
-
-def _bound(entry: Entry) -> socket.socket:
+def _bound(entry: Entry, shared: bool) -> socket.socket:
     """Return a socket for ENTRY, bound to its address if it has one. OSError when that is taken or not of this machine."""
     sock = socket.socket(entry.family, entry.type, entry.proto)
     try:
@@ -276,11 +305,13 @@ def _bound(entry: Entry) -> socket.socket:
         # what the ended tree left in TIME_WAIT must not be in the way; for UDP the option would share the port with others
         share = entry.type == socket.SOCK_STREAM or entry.opts.reuseaddr
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(share))
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, int(entry.opts.so_reuseport))
-        if entry.ip_opts.freebind:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, int(shared))
+        if entry.ip_opts.freebind or entry.stillframe.freebind_once:
             sock.setsockopt(socket.IPPROTO_IP, IP_FREEBIND, 1)  # serves IPv6 sockets too
         if entry.src_port:
-            sock.bind(_address(entry, entry.src_addr, entry.src_port))
+            sock.bind(address(entry, entry.src_addr, entry.src_port))
+        if entry.stillframe.freebind_once:
+            sock.setsockopt(socket.IPPROTO_IP, IP_FREEBIND, 0)
     except OSError:
         sock.close()
         raise
@@ -289,7 +320,7 @@ def _bound(entry: Entry) -> socket.socket:
 
 def _try_bind(where: str, entry: Entry) -> Iterator[Obstacle]:
     try:
-        _bound(entry).close()
+        _bound(entry, entry.opts.so_reuseport).close()
     except OSError as error:
         remedy = "stop what uses it" if error.errno == errno.EADDRINUSE else "give this machine the address"
         yield Obstacle(0, where, f"it cannot be bound ({error.strerror})", remedy)
@@ -298,15 +329,14 @@ def _try_bind(where: str, entry: Entry) -> Iterator[Obstacle]:
 def _complete(sock: socket.socket, entry: Entry) -> None:
     if entry.state == TCP_LISTEN:
         sock.listen(entry.backlog)
-    elif entry.dst_port:
-        sock.connect(_address(entry, entry.dst_addr, entry.dst_port))
+    elif entry.dst_port and not is_connection_entry(entry):
+        sock.connect(address(entry, entry.dst_addr, entry.dst_port))
     for field, level, option in _IP_OPTIONS[socket.AddressFamily(entry.family)]:
         if entry.ip_opts.HasField(field):
             sock.setsockopt(level, option, int(getattr(entry.ip_opts, field)))
     restore_options(sock, entry.opts)
-    for field, option in {**_TCP_OPTIONS, **_TCP_KEEPALIVE}.items():
-        if entry.tcp_opts.HasField(field) and entry.proto == socket.IPPROTO_TCP:
-            sock.setsockopt(socket.IPPROTO_TCP, option, int(getattr(entry.tcp_opts, field)))
+    if entry.proto == socket.IPPROTO_TCP:
+        restore_tcp_options(sock, entry)
     if entry.shutdown:
         try:
             sock.shutdown(entry.shutdown - 1)

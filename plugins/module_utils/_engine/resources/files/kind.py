@@ -102,6 +102,13 @@ class KindDump:
     def write(self, images: ImagesDir) -> None:
         """Write the images of this kind beside files.img; the tree may run by now."""
 
+    def lock_method(self) -> int:
+        """Return network_lock_method of the inventory: how connections stay locked after the dump."""
+        return 0
+
+    def keep(self, dump_id: str, pids: Sequence[int]) -> None:
+        """Prepare for the end of the tree, PIDS, which is killed next: the dump DUMP_ID is complete."""
+
     def close(self) -> None:
         """Drop what `collect` kept."""
 
@@ -180,6 +187,9 @@ class KindRestore:
     def open(self, entries: Mapping[int, Entry]) -> Mapping[int, int]:
         """Open every file of ENTRIES in our process: our descriptors by file id, each taken over by `context.keep`."""
         raise NotImplementedError
+
+    def go(self) -> None:
+        """Do what has to come last, right before the tasks run; what can fail was done before. May be called again."""
 
     def finish(self, task: Task, entries: Mapping[int, Entry], files: Mapping[int, int]) -> None:
         """Do what needs the task, once for each table; FILES are our descriptors by file id."""

@@ -131,7 +131,9 @@ class FilesRestore:
         return list(self._warnings)
 
     def commit(self) -> None:
-        """Note that the restore is complete: what was made on disk stays."""
+        """Note that the restore is complete: what was made on disk stays, and connections go on. RestoreError when they can't."""
+        for restore in self._restores.values():
+            restore.go()
         self._undo.clear()
 
     def close(self) -> None:

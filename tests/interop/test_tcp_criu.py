@@ -1,0 +1,94 @@
+# Copyright (c) 2026, Stillframe contributors
+# GNU General Public License v2.0 or later, so v3.0 too (see LICENSES/GPL-2.0-or-later.txt)
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""TCP connections between CRIU and us, each restoring what the other dumped, and lifting its lock; the client is outside."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from _engine.images.image import ImagesDir
+
+sys.path.insert(0, str(Path(__file__).parent))
+from victims import CRIU, ROOT, Victim, eventually, run, started  # noqa: E402
+
+sys.path.insert(0, str(ROOT / "tests" / "programs"))
+from streams import Client  # noqa: E402
+
+pytestmark = [
+    pytest.mark.skipif(not CRIU, reason="no CRIU: set STILLFRAME_CRIU to one that runs here (tests/interop/get-criu fetches it)"),
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root, as CRIU does"),
+]
+OPTIONS = ("--tcp-established", "--network-lock", "nftables")
+IPTABLES = ("--tcp-established", "--network-lock", "iptables")
+MUCH = 1 << 18
+_MOVING = ("timestamp", "snd_wl1", "snd_wnd", "rcv_wnd", "max_window", "rcv_wup")
+
+
+class Streams(Victim):
+    """tests/programs/streams.py."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.command = (sys.executable, str(ROOT / "tests" / "programs" / "streams.py"), "server", str(folder), "127.0.0.1")
+
+    def await_ready(self) -> None:
+        eventually((self.folder / "port").exists, "the server does not start")
+
+
+class Closing(Victim):
+    """tests/programs/closing.py."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.command = (sys.executable, str(ROOT / "tests" / "programs" / "closing.py"), str(folder))
+
+    def await_ready(self) -> None:
+        eventually((self.folder / "ready").exists, "the program does not start")
+
+
+@pytest.mark.parametrize(
+    ("dumping", "restoring", "options"),
+    [("criu", "stillframe", OPTIONS), ("criu", "stillframe", IPTABLES), ("stillframe", "criu", OPTIONS)],
+)
+def test_one_restores_what_the_other_dumped(dumping: str, restoring: str, options: tuple[str, ...], tmp_path: Path) -> None:
+    if options is IPTABLES and not shutil.which("iptables"):
+        pytest.skip("CRIU needs iptables for this")
+    images = tmp_path / "images"
+    images.mkdir()
+    with started(Streams, tmp_path / "victim") as victim, Client("127.0.0.1", int((victim.folder / "port").read_text())) as client:
+        eventually(lambda: client.count > MUCH, "the client receives nothing")
+        run(dumping, "dump", images, "--tree", str(victim.pid), *options)
+        victim.end()
+        before = client.count
+        run(restoring, "restore", images, "--restore-detached", *options)
+        eventually(lambda: client.count > before + MUCH or bool(client.error), "the client receives nothing after the restore")
+        assert not client.error and not (victim.folder / "failed").exists()
+
+
+def entries(images: Path) -> dict[tuple[int, int], tuple[dict[str, str], Any, bytes]]:
+    """Return the connections in IMAGES by their ports: socket, stream and data."""
+    directory = ImagesDir(str(images))
+    found = {}
+    for file in directory.read("files"):
+        isk = file.isk  # type: ignore[attr-defined]
+        if isk.dst_port:
+            stream: Any = directory.entries(f"tcp-stream-{isk.ino:x}")[0]
+            socket_fields = {field.name: str(value) for field, value in isk.ListFields() if field.name not in ("id", "ns_id", "stillframe")}
+            stream_fields = {field.name: value for field, value in stream.message.ListFields() if field.name not in _MOVING}
+            found[isk.src_port, isk.dst_port] = (socket_fields, stream_fields, stream.payload)
+    return found
+
+
+def test_both_dumps_say_the_same(tmp_path: Path) -> None:
+    with started(Closing, tmp_path / "victim") as victim:
+        for program in ("stillframe", "criu"):
+            (tmp_path / program).mkdir()
+            run(program, "dump", tmp_path / program, "--tree", str(victim.pid), "--leave-running", *OPTIONS)
+    ours, theirs = entries(tmp_path / "stillframe"), entries(tmp_path / "criu")
+    assert len(ours) == 12 and ours == theirs

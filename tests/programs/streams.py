@@ -1,0 +1,111 @@
+# Copyright (c) 2026, Stillframe contributors
+# GNU General Public License v2.0 or later, so v3.0 too (see LICENSES/GPL-2.0-or-later.txt)
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""TCP connections that carry checked data both ways without end: `streams.py server|pair FOLDER ADDRESS`.
+
+`server` takes one client from outside; `pair` has both ends, in two processes. The port is written to FOLDER/port, how many bytes
+each end has received and found right to FOLDER/received-NAME, and what went wrong to FOLDER/failed.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import select
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+TABLE = random.Random(1).randbytes(65521) * 2
+"""What is sent, over and over: a prime number of bytes, so that none is lost or doubled without a difference. Twice, to be cut from."""
+PERIOD = len(TABLE) // 2
+PIECE = 8192
+AHEAD = 1 << 17
+"""How much more is sent than was received: both ends go on at one pace."""
+
+
+def stream(sock: socket.socket, received: Callable[[int], bool]) -> None:
+    """Send and check data until RECEIVED, which is told how much came, answers False. RuntimeError when anything is not as it was sent."""
+    sock.setblocking(False)
+    sent = came = 0
+    while received(came):
+        writers = [sock] if sent - came < AHEAD else []
+        readable, writable, _failed = select.select([sock], writers, [], 1)
+        if readable:
+            data = sock.recv(PIECE)
+            start = came % PERIOD
+            if not data or data != TABLE[start : start + len(data)]:
+                raise RuntimeError(f"{len(data)} bytes are wrong after {came}")
+            came += len(data)
+        if writable:
+            start = sent % PERIOD
+            sent += sock.send(TABLE[start : start + PIECE])
+
+
+class Client:
+    """The end of a connection that is outside of the tree: it streams in a thread."""
+
+    def __init__(self, address: str, port: int) -> None:
+        self._sock = socket.create_connection((address, port))
+        self._ended = False
+        self._thread = threading.Thread(target=self._run)
+        self.count = 0
+        self.error = ""
+
+    def __enter__(self) -> Client:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended = True
+        self._thread.join()
+        self._sock.close()
+
+    def _run(self) -> None:
+        try:
+            stream(self._sock, self._received)
+        except (OSError, RuntimeError) as error:
+            self.error = repr(error)
+
+    def _received(self, count: int) -> bool:
+        self.count = count
+        return not self._ended
+
+
+def run(folder: Path, name: str, sock: socket.socket) -> None:
+    """Stream until killed."""
+    progress = os.open(folder / f"received-{name}", os.O_RDWR | os.O_CREAT, 0o600)
+
+    def received(count: int) -> bool:
+        os.pwrite(progress, count.to_bytes(8, "big"), 0)
+        return True
+
+    try:
+        stream(sock, received)
+    except (OSError, RuntimeError) as error:
+        (folder / "failed").write_text(f"{name}: {error!r}")
+        raise
+
+
+def main() -> None:
+    """Serve."""
+    role, folder, address = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    listening = socket.create_server((address, 0), family=socket.AF_INET6 if ":" in address else socket.AF_INET)
+    if role == "pair":
+        client = socket.create_connection(listening.getsockname()[:2])
+        server = listening.accept()[0]
+        mine, name = (server, "server") if os.fork() else (client, "client")
+        (client if mine is server else server).close()
+        run(folder, name, mine)
+    else:
+        (folder / "port.new").write_text(str(listening.getsockname()[1]))
+        (folder / "port.new").rename(folder / "port")
+        run(folder, "server", listening.accept()[0])
+
+
+if __name__ == "__main__":
+    main()
