@@ -30,6 +30,7 @@ from .resources.inventory import inventory, machine, task_ids, tree_identity
 from .resources.memory import mapping
 from .resources.memory.dump import MemoryDump, require_freeze
 from .resources.memory.mm import dump_mm
+from .resources.mounts.dump import MountsDump
 from .results import DumpPlan, DumpResult
 from .stats import write_dump_stats
 from .target import check_target
@@ -56,6 +57,7 @@ class Work:
     parent: Optional[Chain]
     trackers: Trackers
     files: FilesDump
+    mounts: MountsDump
     memory: MemoryDump
     clock: Clock
 
@@ -84,7 +86,8 @@ def dump(options: DumpOptions, log: logging.Logger) -> DumpResult:
         with FrozenTree(options.tree, options.timeout) as tree:
             clock.mark("frozen")
             files = stack.enter_context(FilesDump(options, trackers.own_descriptors(tree.pids)))
-            work = Work(options, directory, parent, trackers, files, memory, clock)
+            mounts = stack.enter_context(MountsDump(options))
+            work = Work(options, directory, parent, trackers, files, mounts, memory, clock)
             log.info("Stopped processes %s", ", ".join(map(str, tree.pids)))
             tasks = collect(work, tree)
             hierarchy = pstree.read_tree(tree.pids)
@@ -165,6 +168,8 @@ def _obstacles_of(options: DumpOptions, pids: Sequence[int], trackers: Trackers)
             obstacles += mapping.obstacles(pid, mapping.survey(pid))
         except PermissionError as error:
             raise TargetError(f"process {pid} cannot be read ({error.strerror}); run as root, or with CAP_SYS_PTRACE") from error
+    with MountsDump(options) as mounts:
+        obstacles += mounts.obstacles(pids)
     with FilesDump(options, trackers.own_descriptors(pids)) as files:
         obstacles += files.preflight(pids)
         return obstacles, files.warnings()
@@ -172,6 +177,7 @@ def _obstacles_of(options: DumpOptions, pids: Sequence[int], trackers: Trackers)
 
 def collect(work: Work, tree: FrozenTree) -> List[TaskImages]:
     """Read what changes, in the stop. Raises UnsupportedError when something came up that cannot be carried."""
+    work.mounts.collect(tree.pids)
     work.files.collect(tree.pids)
     return [_collect_task(work, task) for task in tree.tasks]
 
@@ -198,10 +204,11 @@ def write(work: Work, tasks: Sequence[TaskImages], hierarchy: pstree.Pstree) -> 
     for number, task in enumerate(tasks, start=1):
         images.write(f"mm-{task.pid}", [task.mm])
         images.write(f"fs-{task.pid}", [task.fs])
-        images.write(f"ids-{task.pid}", [task_ids(number, work.files.files_id(task.pid))])
+        images.write(f"ids-{task.pid}", [task_ids(number, work.files.files_id(task.pid), work.mounts.ids())])
         for name, entry in core.images(task.state):
             images.write(name, [entry])
     work.files.write(images)
+    work.mounts.write(images)
     pstree.write(images, hierarchy)
     work.trackers.explain()
     options.hook("post-dump", {"CRTOOLS_INIT_PID": str(options.tree)})

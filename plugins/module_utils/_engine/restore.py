@@ -18,6 +18,7 @@ from .clock import Clock
 from .errors import ChainError, Obstacle, RestoreError, UsageError
 from .images.chain import Chain, Extent, open_chain
 from .kernel import procfs
+from .kernel.mount import CLONE_NEWNS
 from .options import RestoreOptions
 from .resources import core, pstree
 from .resources.files.memfd import anonymous_objects
@@ -27,6 +28,7 @@ from .resources.memory import restore as memory
 from .resources.memory.mapping import VMA_ANON_SHARED, VMA_FILE_PRIVATE, VMA_FILE_SHARED, survey
 from .resources.memory.mm import restore_mm
 from .resources.memory.shared import object_sizes, restore_object
+from .resources.mounts.restore import MountsRestore
 from .results import RestorePlan, RestoreResult
 from .stats import write_restore_stats
 from .tracee.calls import Call
@@ -73,13 +75,15 @@ def restore(options: RestoreOptions, log: logging.Logger) -> RestoreResult:
     clock = Clock()
     source = read(options)
     with ExitStack() as stack:
-        files = stack.enter_context(FilesRestore(source.chain.top.images, options))
-        obstacles = find_obstacles(options, source, files)
+        mounts = stack.enter_context(MountsRestore(source.chain.top.images, [task.pid for task in source.tasks]))
+        files = stack.enter_context(FilesRestore(mounts.images, options, mounts))
+        obstacles = find_obstacles(options, source, files, mounts)
         if obstacles:
             raise RestoreError("; ".join(map(str, obstacles)), obstacles)
         options.hook("pre-restore", {})
-        files.open()
-        inherited = Inherited(source, files)
+        mounts.make()
+        mounts.run(files.open)
+        inherited = Inherited(source, files, mounts)
         stubs = stack.enter_context(Stubs())
         clock.mark("forking")
         create(source, stubs, inherited, options)
@@ -121,8 +125,10 @@ def plan(options: RestoreOptions) -> RestorePlan:
     """Tell what `restore` would do, or why it can't. Raises EngineError when the images cannot be used at all. Touches nothing."""
     source = read(options)
     source.chain.verify_pages()
-    with FilesRestore(source.chain.top.images, options) as files:
-        obstacles = find_obstacles(options, source, files)
+    with ExitStack() as stack:
+        mounts = stack.enter_context(MountsRestore(source.chain.top.images, [task.pid for task in source.tasks]))
+        files = stack.enter_context(FilesRestore(mounts.images, options, mounts))
+        obstacles = find_obstacles(options, source, files, mounts)
     pids = tuple(task.pid for task in source.tasks)
     return RestorePlan(source.chain.dump_id, pids[0], pids, not obstacles, tuple(obstacles))
 
@@ -153,7 +159,7 @@ def read(options: RestoreOptions) -> Source:
     return Source(chain, hierarchy, tuple(tasks))
 
 
-def find_obstacles(options: RestoreOptions, source: Source, files: FilesRestore) -> List[Obstacle]:
+def find_obstacles(options: RestoreOptions, source: Source, files: FilesRestore, mounts: MountsRestore) -> List[Obstacle]:
     """Return all that stands in the way of the restore, as far as it can be known before. Touches nothing."""
     obstacles = list(pstree.check_restore(source.hierarchy, options.shell_job))
     _await_reaping([task.pid for task in source.tasks])
@@ -162,7 +168,7 @@ def find_obstacles(options: RestoreOptions, source: Source, files: FilesRestore)
     for images in source.tasks:
         obstacles += core.check(images.pid, images.cores)
         obstacles += memory.check_vdso(images.pid, images.mm.vmas)
-    return obstacles + files.check()
+    return obstacles + (mounts.check() or mounts.run(files.check))
 
 
 def _await_reaping(pids: List[int]) -> None:
@@ -192,7 +198,7 @@ def _taken(tid: int) -> Obstacle:
 class Inherited:
     """Descriptors that the stubs inherit from us, under the same numbers: files, pages files, shared memory."""
 
-    def __init__(self, source: Source, files: FilesRestore) -> None:
+    def __init__(self, source: Source, files: FilesRestore, mounts: MountsRestore) -> None:
         self._files = files
         self._shared: Dict[int, int] = {}
         self._memory_files = anonymous_objects(source.chain.top.images)
@@ -209,7 +215,10 @@ class Inherited:
         mapped = [self.of_mapping(vma) for task in source.tasks for vma in task.mm.vmas]
         opened = [files.local(one.file_id) for task in source.tasks for one in files.descriptors(task.files_id)]
         programs = [files.local(file_id) for task in source.tasks for file_id in (task.mm.exe_file_id, task.fs.cwd_id, task.fs.root_id)]
-        wanted = {*mapped, *opened, *programs, *self.pages.values(), *self._shared.values()}
+        namespace = mounts.descriptor()
+        self.namespace = files.keep(namespace) if namespace is not None else -1
+        """A descriptor of the mount namespace that the tree is to have, -1 when that is ours."""
+        wanted = {*mapped, *opened, *programs, *self.pages.values(), *self._shared.values(), self.namespace}
         self.descriptors = tuple(sorted(wanted - {-1}))
         """All of them: above every number that a task wants for its own."""
 
@@ -231,6 +240,8 @@ def create(source: Source, stubs: Stubs, inherited: Inherited, options: RestoreO
         root = stubs.create_root(source.tasks[0].pid, inherited.descriptors)
         memory.clear(root, memory.find_parking([task.mm for task in source.tasks], root))
         root.call("close_range", 0, inherited.descriptors[0] - 1, 0)
+        if inherited.namespace >= 0:
+            root.call("setns", inherited.namespace, CLONE_NEWNS)
         for step in pstree.creation_plan(source.hierarchy):
             _carry_out(step, stubs)
     except OSError as error:

@@ -78,7 +78,7 @@ class UnixDump(KindDump):
             name=sock.name,
         )
         if sock.name and sock.name[0]:
-            read_path(file, entry)
+            read_path(file, entry, self.context.view)
         if sock.shutdown:
             entry.shutdown = sock.shutdown
         if sock.peer and not self.context.files_of(sock.peer):
