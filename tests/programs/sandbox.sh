@@ -5,7 +5,7 @@
 # sandbox.sh PRIVATE STATE COMMAND...: run COMMAND in a mount namespace such as systemd makes for a service with PrivateTmp=,
 # PrivateDevices=, ProtectSystem=strict, ReadWritePaths=STATE, ProtectProc=, ProtectKernelTunables=, ProtectControlGroups=,
 # TemporaryFileSystem=, InaccessiblePaths= and BindReadOnlyPaths=.
-# To be started by unshare --mount. PRIVATE: the path of the private /tmp on the host, to be made.
+# To be started by unshare --mount. PRIVATE: the path of the private /tmp on the host, to be made. PROPAGATION: shared, else slave.
 set -e
 private=$1 state=$2
 shift 2
@@ -46,4 +46,5 @@ umount -l /proc
 mount -t proc -o nosuid,nodev,noexec,hidepid=invisible proc /proc
 mount --bind /proc/sys /proc/sys
 mount --bind -o remount,ro,nosuid,nodev,noexec /proc/sys
+mount --make-r"${PROPAGATION:-slave}" /
 exec "$@"

@@ -127,9 +127,9 @@ HARMLESS_OPTIONS = (
     _harmless("skip-file-rwx-check", FLAG, "permission bits are not compared", twin=True),
     _harmless("cpu-cap", OPTIONAL, "the register state in the images is always checked against the CPU"),
     _harmless("network-lock", VALUE, "no packet filter is used", choices=("iptables", "nftables", "skip", "none")),
-    _harmless("mntns-compat-mode", FLAG, "mounts are neither dumped nor restored", twin=True),
-    _harmless("skip-mnt", VALUE, "mounts are neither dumped nor restored"),
-    _harmless("enable-fs", VALUE, "mounts are neither dumped nor restored"),
+    _harmless("mntns-compat-mode", FLAG, "mounts are made again in one way only", twin=True),
+    _harmless("skip-mnt", VALUE, "of mounts that the caller has too, none need be made again"),
+    _harmless("enable-fs", VALUE, "no filesystem but tmpfs and proc is made again"),
     _harmless("weak-sysctls", FLAG, "sysctls are neither dumped nor restored", twin=True),
 )
 
