@@ -42,7 +42,7 @@ class DumpOptions:
     tcp_close: bool = False
     """Let established TCP connections go: their sockets are closed once restored."""
     ghost_limit: int = 1 << 20
-    """Bytes: the biggest unlinked file that is kept in the images."""
+    """Bytes: the biggest unlinked file that is kept in the images; also the most, or 64 MiB, in files of a mount that only the tree has."""
     timeout: float = 10.0
     """Seconds allowed for stopping the tree."""
     force: bool = False

@@ -160,8 +160,9 @@ class Builder:
             mount, wanted = record.mount, attributes(record.mount.options)
             with self._telling(record):
                 if mount.id in self._found:
-                    if attributes(self._found[mount.id].options) != wanted:
-                        set_attributes(self._reached(mount.id), wanted)
+                    # what another mount hides has no path by which to change it, nor to see it
+                    if mount.id in self._mounts and attributes(self._found[mount.id].options) != wanted:
+                        set_attributes(self._mounts[mount.id], wanted)
                 elif record.origin != INHERITED:
                     set_attributes(self._mounts[mount.id], wanted)
                     self._attach(mount)

@@ -81,8 +81,9 @@ def to_entry(record: Record) -> Any:
         mountpoint=mount.place,
         source=mount.source,
         options=",".join(mount.super_options),
-        fsname=mount.fstype,
     )
+    if entry.fstype == types["AUTO"]:
+        entry.fsname = mount.fstype
     if mount.shared:
         entry.shared_id = mount.shared
     if mount.master:
@@ -108,7 +109,7 @@ def from_entry(entry: Any) -> Record:
         shared=entry.shared_id,
         master=entry.master_id,
         unbindable=bool(entry.flags & MS_UNBINDABLE),
-        fstype=entry.fsname,
+        fstype=entry.fsname or next(name.lower() for name, number in enum("fstype").items() if number == entry.fstype),
         source=entry.source,
         super_options=tuple(entry.options.split(",")),
     )
