@@ -22,7 +22,7 @@ from _engine.images.image import ImagesDir
 from _engine.options import DumpOptions, RestoreOptions
 from _engine.restore import plan as plan_restore
 
-from look import assert_same, look
+from look import assert_same, look, tree
 from victim import PROGRAMS, Lab, Victim, read_line, until
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="takes root: it mounts")
@@ -126,16 +126,18 @@ def test_each_dump_of_a_chain_is_restored(sandbox: Sandbox, before: str) -> None
 
 
 def test_a_root_inside_is_restored(lab: Lab) -> None:
-    program = "import os, time; os.chroot('/srv/jail'); os.chdir('/'); time.sleep(1e6)"
+    program = "import os, time; os.chroot('/srv/jail'); os.fork(); os.chdir('/'); time.sleep(1e6)"
     script = 'mount -t tmpfs none /srv; mkdir /srv/jail; exec "$@"'
     pid = lab.spawn(["unshare", "--mount", "sh", "-ec", script, "sh", os.path.realpath(sys.executable), "-Ic", program]).pid
-    until(lambda: os.readlink(f"/proc/{pid}/root") == "/srv/jail", "it has no root of its own")
-    seen = mounts(pid)
+    until(lambda: len(tree(pid)) == 2 and all(os.readlink(f"/proc/{one}/cwd") == "/srv/jail" for one in tree(pid)), "they have no root")
+    pids, seen = tree(pid), mounts(pid)
     images = lab.dump(pid, "1")
     lab.reap()
     lab.restore(images)
-    assert [os.readlink(f"/proc/{pid}/{name}") for name in ("root", "cwd")] == ["/srv/jail"] * 2
+    assert tree(pid) == pids
+    assert [os.readlink(f"/proc/{one}/{name}") for one in pids for name in ("root", "cwd")] == ["/srv/jail"] * 4
     assert mounts(pid) == seen and not os.path.exists("/srv/jail")
+    assert len({os.readlink(f"/proc/{one}/ns/mnt") for one in pids}) == 1
 
 
 def test_a_private_directory_that_is_still_there_is_used(sandbox: Sandbox) -> None:

@@ -31,6 +31,8 @@ STATX_MNT_ID = 0x1000
 """Linux 5.8."""
 _STATX_SIZE, _STX_MNT_ID = 256, 144
 """The size of struct statx and where stx_mnt_id is in it (include/uapi/linux/stat.h)."""
+_NO_PARAMETERS = ("", "rw", "ro", "seclabel")
+"""What mountinfo shows among the options of a filesystem, and none takes so: "ro" is set when it is filled."""
 _MOUNT_ATTR = struct.Struct("=4Q")
 """struct mount_attr: set, clear, propagation, descriptor of a user namespace."""
 
@@ -86,7 +88,7 @@ class Filesystem:
         """OPTIONS: as mountinfo has those of the filesystem."""
         self._fstype = fstype
         self._source = source
-        self._options = [option for option in options if option not in ("rw", "ro", "")]
+        self._options = [option for option in options if option not in _NO_PARAMETERS]
         self._read_only = "ro" in options
         self._context = -1
 

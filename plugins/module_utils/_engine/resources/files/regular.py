@@ -93,7 +93,7 @@ class RegularDump(KindDump):
             yield file.obstacle(why, "have the program release the lock")
         yield from self.check_path(file.pid, file.where, file.link, file.stat, file.local)
 
-    def check_path(self, pid: int, where: str, link: str, status: os.stat_result, local: int) -> Iterator[Obstacle]:
+    def check_path(self, pid: int, where: str, link: str, status: os.stat_result, local: int = -1) -> Iterator[Obstacle]:
         """Return what keeps the file of STATUS, ours as LOCAL, seen by the path LINK, from being opened again by it."""
         path = plain_path(link, status, self.context.view, local)
         if status.st_nlink == 0:

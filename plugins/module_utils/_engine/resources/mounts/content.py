@@ -9,6 +9,7 @@ out: those that a task of the tree has bound are bound again.
 
 from __future__ import annotations
 
+import errno
 import gzip
 import os
 import shutil
@@ -97,7 +98,9 @@ def _xattrs(root: int, path: str, mode: int) -> dict[str, str]:
     fd = os.open(path, flags, dir_fd=root)
     try:
         return {_XATTR + name: os.fsdecode(os.getxattr(fd, name)) for name in os.listxattr(fd)}
-    except OSError:  # a filesystem that has none
+    except OSError as error:
+        if error.errno != errno.ENOTSUP:  # of a filesystem that has none
+            raise
         return {}
     finally:
         os.close(fd)
