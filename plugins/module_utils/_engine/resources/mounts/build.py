@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import tarfile
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
@@ -82,7 +83,7 @@ class Builder:
     def _telling(self, record: Record) -> Iterator[None]:
         try:
             yield
-        except (OSError, tarfile.TarError) as error:
+        except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
             what = f"{record.path} " if record.path else ""
             why = f"it cannot be made again: {what}({error})"
             self._obstacles.append(Obstacle(0, record.where, why, "put back what it shows and the place that it is mounted on"))

@@ -29,6 +29,7 @@ _KINDS = {
     stat.S_IFCHR: tarfile.CHRTYPE,
     stat.S_IFBLK: tarfile.BLKTYPE,
 }
+_BILLION = 1000000000
 _XATTR = "SCHILY.xattr."
 """How tar names extended attributes among the pax headers."""
 
@@ -81,7 +82,7 @@ def _member(root: int, path: str, status: os.stat_result) -> tarfile.TarInfo | N
     if kind is None:
         return None
     member.type, member.mode, member.uid, member.gid = kind, stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid
-    member.mtime = status.st_mtime_ns / 1e9
+    member.pax_headers = {"mtime": _seconds(status.st_mtime_ns), "atime": _seconds(status.st_atime_ns)}
     if kind == tarfile.REGTYPE:
         member.size = status.st_size
     elif kind == tarfile.SYMTYPE:
@@ -89,8 +90,18 @@ def _member(root: int, path: str, status: os.stat_result) -> tarfile.TarInfo | N
     elif kind in (tarfile.CHRTYPE, tarfile.BLKTYPE):
         member.devmajor, member.devminor = os.major(status.st_rdev), os.minor(status.st_rdev)
     if kind in (tarfile.REGTYPE, tarfile.DIRTYPE):
-        member.pax_headers = _xattrs(root, path, status.st_mode)
+        member.pax_headers.update(_xattrs(root, path, status.st_mode))
     return member
+
+
+def _seconds(nanoseconds: int) -> str:
+    """Return a time as pax headers have it: in seconds, which tarfile itself would round."""
+    return f"{nanoseconds // _BILLION}.{nanoseconds % _BILLION:09}"
+
+
+def _nanoseconds(seconds: str) -> int:
+    whole, _point, fraction = seconds.partition(".")
+    return int(whole) * _BILLION + int(fraction.ljust(9, "0"))
 
 
 def _xattrs(root: int, path: str, mode: int) -> dict[str, str]:
@@ -125,6 +136,8 @@ def unpack(path: str, root: int) -> None:
             tar.extractall(numeric_owner=True)
             for member in tar.getmembers():
                 _set_xattrs(member)
+                times = tuple(_nanoseconds(member.pax_headers[name]) for name in ("atime", "mtime"))
+                os.utime(member.name, ns=(times[0], times[1]), follow_symlinks=False)
         finally:
             os.chdir("/")
 
