@@ -212,6 +212,16 @@ def test_what_is_refused(lab: Lab, command: str) -> None:
         lab.end(process.pid)
 
 
+def test_a_socket_bound_outside_is_refused(lab: Lab, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "socket"))
+        listening.listen()
+        pid = lab.spawn(["unshare", "--mount", "sleep", "1000"], pass_fds=(listening.fileno(),)).pid
+    until(lambda: Path(f"/proc/{pid}/comm").read_text() == "sleep\n", "it does not sleep")
+    (found,) = plan(DumpOptions(tree=pid, images_dir="")).obstacles
+    assert "bound outside" in found.why
+
+
 def test_other_namespaces_of_a_dump_are_refused_by_name(lab: Lab) -> None:
     process = lab.spawn(["sleep", "1000"])
     images = lab.dump(process.pid, "1")

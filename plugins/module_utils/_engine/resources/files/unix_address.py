@@ -36,6 +36,17 @@ def display(name: bytes) -> str:
     return name.rstrip(b"\0").decode("utf-8", "backslashreplace")
 
 
+def is_bound_outside(file: OpenFile, view: TreeView) -> bool:
+    """Tell whether FILE, a socket with a path, was bound outside of the mount namespace of the tree. Raises OSError."""
+    if not view.foreign:
+        return False
+    bound = fcntl.ioctl(file.local, SIOCUNIXFILE)
+    try:
+        return view.outside(bound)
+    finally:
+        os.close(bound)
+
+
 def read_path(file: OpenFile, entry: Entry, view: TreeView) -> None:
     """Fill in what ENTRY says of the path that its socket is bound to: permissions, directory, whether it was unlinked."""
     bound = fcntl.ioctl(file.local, SIOCUNIXFILE)

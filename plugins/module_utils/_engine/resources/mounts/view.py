@@ -34,6 +34,11 @@ class TreeView:
             os.close(self._root)
             self._root = None
 
+    @property
+    def foreign(self) -> bool:
+        """Whether the tree is in another namespace than we are."""
+        return self._root is not None
+
     def outside(self, local: int) -> bool:
         """Tell whether the file that our descriptor LOCAL has open was not opened in the namespace of the tree."""
         return self._root is not None and local >= 0 and mount_id(local) not in self._mounts
