@@ -65,6 +65,7 @@ options:
   ghost_limit:
     description:
       - The biggest file without a name that is kept in the images, in bytes or with a unit, such as V(512K).
+      - Of files that only the tree sees, in a private C(/tmp) or a tmpfs of its own, each mount may have as much, but at least V(64M).
     type: str
     default: 1M
 seealso:

@@ -72,7 +72,7 @@ _PROBES: Mapping[str, tuple[str, Probe, str]] = {
     "sockopt_buf_lock": (OPTIONAL, files.sockopt_buf_lock, "tells buffer sizes that were set from those that grew"),
 }
 
-_NO_NAMESPACES = "namespaces are neither dumped nor restored"
+_NO_NAMESPACES = "namespaces but those of mounts are neither dumped nor restored"
 _NO_FILTERS = "the rules of packet filters are neither dumped nor restored"
 _UNUSED: Mapping[str, str] = {
     "aio_remap": "contexts of asynchronous I/O are not carried",
@@ -86,9 +86,9 @@ _UNUSED: Mapping[str, str] = {
     "link_nsid": _NO_NAMESPACES,
     "external_net_ns": _NO_NAMESPACES,
     "newifindex": _NO_NAMESPACES,
-    "move_mount_set_group": "mounts are neither dumped nor restored",
-    "autofs": "mounts are neither dumped nor restored",
-    "openat2": "mounts are neither dumped nor restored",
+    "move_mount_set_group": "mounts are copied from those of the machine",
+    "autofs": "mounts are copied from those of the machine",
+    "openat2": "no path of the images is walked",
     "loginuid": "the audit login uid is left to the kernel",
     "apparmor_stacking": "security labels are left to the kernel",
     "compat_cr": "32-bit tasks are not carried",

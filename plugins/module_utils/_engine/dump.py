@@ -30,6 +30,7 @@ from .resources.inventory import inventory, machine, task_ids, tree_identity
 from .resources.memory import mapping
 from .resources.memory.dump import MemoryDump, require_freeze
 from .resources.memory.mm import dump_mm
+from .resources.mounts.dump import MountsDump
 from .results import DumpPlan, DumpResult
 from .stats import write_dump_stats
 from .target import check_target
@@ -56,6 +57,7 @@ class Work:
     parent: Optional[Chain]
     trackers: Trackers
     files: FilesDump
+    mounts: MountsDump
     memory: MemoryDump
     clock: Clock
 
@@ -84,7 +86,8 @@ def dump(options: DumpOptions, log: logging.Logger) -> DumpResult:
         with FrozenTree(options.tree, options.timeout) as tree:
             clock.mark("frozen")
             files = stack.enter_context(FilesDump(options, trackers.own_descriptors(tree.pids)))
-            work = Work(options, directory, parent, trackers, files, memory, clock)
+            mounts = stack.enter_context(MountsDump(options))
+            work = Work(options, directory, parent, trackers, files, mounts, memory, clock)
             log.info("Stopped processes %s", ", ".join(map(str, tree.pids)))
             tasks = collect(work, tree)
             fs_ids = sharing.fs_ids(tree.pids)
@@ -167,6 +170,8 @@ def _obstacles_of(options: DumpOptions, pids: Sequence[int], trackers: Trackers)
             obstacles += mapping.obstacles(pid, trackers.survey(pid))
         except PermissionError as error:
             raise TargetError(f"process {pid} cannot be read ({error.strerror}); run as root, or with CAP_SYS_PTRACE") from error
+    with MountsDump(options) as mounts:
+        obstacles += mounts.obstacles(pids)
     with FilesDump(options, trackers.own_descriptors(pids)) as files:
         obstacles += files.preflight(pids)
         return obstacles, files.warnings()
@@ -174,6 +179,7 @@ def _obstacles_of(options: DumpOptions, pids: Sequence[int], trackers: Trackers)
 
 def collect(work: Work, tree: FrozenTree) -> List[TaskImages]:
     """Read what changes, in the stop. Raises UnsupportedError when something came up that cannot be carried."""
+    work.mounts.collect(tree.pids)
     work.files.collect(tree.pids)
     return [_collect_task(work, task) for task in tree.tasks]
 
@@ -202,13 +208,14 @@ def write(
     for number, task in enumerate(tasks, start=1):
         images.write(f"mm-{task.pid}", [task.mm])
         images.write(f"fs-{task.pid}", [task.fs])
-        images.write(f"ids-{task.pid}", [task_ids(number, work.files.files_id(task.pid), fs_ids[task.pid])])
+        images.write(f"ids-{task.pid}", [task_ids(number, work.files.files_id(task.pid), fs_ids[task.pid], work.mounts.ids())])
         for name, entry in core.images(task.state, common):
             images.write(name, [entry])
     for zombie in ended:
         images.write(f"core-{zombie.pid}", [zombies.image(zombie)])
     common.write(images)
     work.files.write(images)
+    work.mounts.write(images)
     pstree.write(images, hierarchy)
     work.trackers.explain()
     options.hook("post-dump", {"CRTOOLS_INIT_PID": str(options.tree)})

@@ -46,7 +46,7 @@ class DumpOptions:
     skip_in_flight: bool = False
     """Let go the connections that nobody has accepted yet."""
     ghost_limit: int = 1 << 20
-    """Bytes: the biggest unlinked file that is kept in the images."""
+    """Bytes: the biggest unlinked file that is kept in the images; also the most, or 64 MiB, in files of a mount that only the tree has."""
     timeout: float = 10.0
     """Seconds allowed for stopping the tree."""
     force: bool = False

@@ -29,6 +29,7 @@ from .parent import open_parent
 from .resources.files.dump import FilesDump
 from .resources.inventory import inventory
 from .resources.memory.dump import MemoryDump
+from .resources.mounts.dump import MountsDump
 from .results import DumpResult
 from .stats import write_dump_stats
 from .target import check_target
@@ -55,9 +56,9 @@ def pre_dump(options: DumpOptions, log: logging.Logger) -> DumpResult:
         if parent is not None:
             directory.link_parent(str(options.prev_images_dir))
         trackers.prepare(pids)
-        files = stack.enter_context(FilesDump(options))
+        files, mounts = stack.enter_context(FilesDump(options)), stack.enter_context(MountsDump(options))
         memory = stack.enter_context(MemoryDump(options, directory, parent, log))
-        work = Work(options, directory, parent, trackers, files, memory, clock)
+        work = Work(options, directory, parent, trackers, files, mounts, memory, clock)
         scan(work, pids)
         memory.write_running()
         pages = memory.write_images()

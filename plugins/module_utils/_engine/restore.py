@@ -19,6 +19,7 @@ from .dedup import check_release, release
 from .errors import ChainError, ImagesError, Obstacle, RestoreError, UsageError
 from .images.chain import Chain, Extent, open_chain
 from .kernel import procfs
+from .kernel.mount import CLONE_NEWNS
 from .options import RestoreOptions
 from .resources import attributes, core, pstree, seccomp, sharing, zombies
 from .resources.cgroups import CgroupsRestore
@@ -29,6 +30,7 @@ from .resources.memory import restore as memory
 from .resources.memory.mapping import VMA_ANON_SHARED, VMA_FILE_PRIVATE, VMA_FILE_SHARED, survey
 from .resources.memory.mm import restore_mm
 from .resources.memory.shared import object_sizes, restore_object
+from .resources.mounts.restore import MountsRestore
 from .results import RestorePlan, RestoreResult
 from .stats import write_restore_stats
 from .tracee.calls import Call
@@ -95,16 +97,18 @@ def restore(options: RestoreOptions, log: logging.Logger) -> RestoreResult:
     clock = Clock()
     source = read(options)
     with ExitStack() as stack:
-        files = stack.enter_context(FilesRestore(source.chain.top.images, options))
+        mounts = stack.enter_context(MountsRestore(source.chain.top.images, [task.pid for task in source.tasks]))
+        files = stack.enter_context(FilesRestore(mounts.images, options, mounts))
         cgroups = stack.enter_context(CgroupsRestore(source.chain.top.images, options.manage_cgroups))
-        obstacles = find_obstacles(options, source, files, cgroups)
+        obstacles = find_obstacles(options, source, files, mounts, cgroups)
         if obstacles:
             raise RestoreError("; ".join(map(str, obstacles)), obstacles)
         if options.auto_dedup:
             check_release(source.chain)
         options.hook("pre-restore", {})
-        files.open()
-        inherited = Inherited(source, files)
+        mounts.make()
+        mounts.run(files.open)
+        inherited = Inherited(source, files, mounts)
         stubs = stack.enter_context(Stubs())
         clock.mark("forking")
         create(source, stubs, inherited, options)
@@ -163,8 +167,11 @@ def plan(options: RestoreOptions) -> RestorePlan:
     source = read(options)
     source.chain.verify_pages()
     images = source.chain.top.images
-    with FilesRestore(images, options) as files, CgroupsRestore(images, options.manage_cgroups) as cgroups:
-        obstacles = find_obstacles(options, source, files, cgroups)
+    with ExitStack() as stack:
+        mounts = stack.enter_context(MountsRestore(images, [task.pid for task in source.tasks]))
+        files = stack.enter_context(FilesRestore(mounts.images, options, mounts))
+        cgroups = stack.enter_context(CgroupsRestore(images, options.manage_cgroups))
+        obstacles = find_obstacles(options, source, files, mounts, cgroups)
     pids = tuple(task.pid for task in source.tasks)
     return RestorePlan(source.chain.dump_id, pids[0], pids, not obstacles, tuple(obstacles))
 
@@ -200,7 +207,9 @@ def read(options: RestoreOptions) -> Source:
     return Source(chain, hierarchy, tuple(tasks), dead, seccomp.read(images))
 
 
-def find_obstacles(options: RestoreOptions, source: Source, files: FilesRestore, cgroups: CgroupsRestore) -> List[Obstacle]:
+def find_obstacles(
+    options: RestoreOptions, source: Source, files: FilesRestore, mounts: MountsRestore, cgroups: CgroupsRestore
+) -> List[Obstacle]:
     """Return all that stands in the way of the restore, as far as it can be known before. Touches nothing."""
     obstacles = list(pstree.check_restore(source.hierarchy, options.shell_job))
     numbers = [tid for task in source.hierarchy.tasks for tid in {task.pid, *task.threads}]
@@ -215,7 +224,7 @@ def find_obstacles(options: RestoreOptions, source: Source, files: FilesRestore,
         obstacles += core.check(images.pid, images.cores, source.filters)
         obstacles += cgroups.check(images.pid, images.cores[0])
         obstacles += memory.check_vdso(images.pid, images.mm.vmas)
-    return obstacles + files.check()
+    return obstacles + (mounts.check() or mounts.run(files.check))
 
 
 def _await_reaping(tids: List[int]) -> None:
@@ -240,7 +249,7 @@ def _taken(tid: int) -> Iterator[Obstacle]:
 class Inherited:
     """Descriptors that the stubs inherit from us, under the same numbers: files, pages files, shared memory."""
 
-    def __init__(self, source: Source, files: FilesRestore) -> None:
+    def __init__(self, source: Source, files: FilesRestore, mounts: MountsRestore) -> None:
         self._files = files
         self._shared: Dict[int, int] = {}
         self._memory_files = anonymous_objects(source.chain.top.images)
@@ -257,7 +266,10 @@ class Inherited:
         mapped = [self.of_mapping(vma) for task in source.tasks for vma in task.mm.vmas]
         opened = [files.local(one.file_id) for task in source.tasks for one in files.descriptors(task.files_id)]
         programs = [files.local(file_id) for task in source.tasks for file_id in (task.mm.exe_file_id, task.fs.cwd_id, task.fs.root_id)]
-        wanted = {*mapped, *opened, *programs, *self.pages.values(), *self._shared.values()}
+        namespace = mounts.descriptor()
+        self.namespace = files.keep(namespace) if namespace is not None else -1
+        """A descriptor of the mount namespace that the tree is to have, -1 when that is ours."""
+        wanted = {*mapped, *opened, *programs, *self.pages.values(), *self._shared.values(), self.namespace}
         self.descriptors = tuple(sorted(wanted - {-1}))
         """All of them: above every number that a task wants for its own."""
 
@@ -280,6 +292,8 @@ def create(source: Source, stubs: Stubs, inherited: Inherited, options: RestoreO
         root = stubs.create_root(first, inherited.descriptors, options.restore_sibling)
         memory.clear(root, memory.find_parking([task.mm for task in source.tasks], root))
         root.call("close_range", 0, inherited.descriptors[0] - 1, 0)
+        if inherited.namespace >= 0:
+            root.call("setns", inherited.namespace, CLONE_NEWNS)
         for step in pstree.creation_plan(source.hierarchy, options.shell_job):
             _carry_out(step, stubs, source)
         for task in source.hierarchy.tasks:

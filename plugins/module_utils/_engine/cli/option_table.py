@@ -134,9 +134,9 @@ HARMLESS_OPTIONS = (
         "TCP connections are always locked by nftables, without its program",
         choices=("iptables", "nftables", "skip", "none"),
     ),
-    _harmless("mntns-compat-mode", FLAG, "mounts are neither dumped nor restored", twin=True),
-    _harmless("skip-mnt", VALUE, "mounts are neither dumped nor restored"),
-    _harmless("enable-fs", VALUE, "mounts are neither dumped nor restored"),
+    _harmless("mntns-compat-mode", FLAG, "mounts are made again in one way only", twin=True),
+    _harmless("skip-mnt", VALUE, "of mounts that the caller has too, none need be made again"),
+    _harmless("enable-fs", VALUE, "no filesystem but tmpfs and proc is made again"),
     _harmless("weak-sysctls", FLAG, "sysctls are neither dumped nor restored", twin=True),
 )
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from .field import Fields, optional
+from .field import Fields, optional, repeated, required
 
 _OWN = 10001
 
@@ -18,6 +18,8 @@ EXTENSIONS: Mapping[str, Fields] = {
     "task_core_entry": optional("stillframe_task_entry", stillframe=_OWN),
     "thread_core_entry": optional("stillframe_thread_entry", stillframe=_OWN),
     "inet_sk_entry": optional("stillframe_inet_entry", stillframe=_OWN),
+    "mnt_entry": optional("stillframe_mount_entry", stillframe=_OWN),
+    "reg_file_entry": optional("bool", stillframe_outside=_OWN),
 }
 """Fields that are added to CRIU's messages."""
 
@@ -29,6 +31,11 @@ MESSAGES: Mapping[str, Fields] = {
     + optional("int32", user_timeout=3, defer_accept=4, fastopen=5, linger2=6, syncnt=7, notsent_lowat=8, thin_linear_timeouts=9)
     + optional("int32", fastopen_connect=10, inq=11, save_syn=12),
     "stillframe_thread_entry": optional("bytes", affinity=1) + optional("uint64", timer_slack=2) + optional("uint32", ioprio=3),
+    "stillframe_mount_entry": optional("string", origin=1, path=2, content=3)
+    + optional("bool", whole=4)
+    + repeated("string", removed=5)
+    + repeated("stillframe_directory_entry", parents=6),
+    "stillframe_directory_entry": required("uint32", mode=1, uid=2, gid=3),
 }
 
 ENUMS: Mapping[str, Mapping[str, int]] = {}

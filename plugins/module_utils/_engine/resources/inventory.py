@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from typing import Any, Dict, Tuple
+from typing import Any, Dict, Mapping, Tuple
 
 from ..images.manifest import Tree
 from ..images.schema import message
@@ -28,13 +28,14 @@ def _namespace_ids() -> Dict[str, int]:
     return {f"{name}_ns_id": number for number, name in enumerate(_NAMESPACES, start=1)}
 
 
-def task_ids(number: int, files_id: int, fs_number: int) -> Any:
+def task_ids(number: int, files_id: int, fs_number: int, others: Mapping[str, int]) -> Any:
     """Return the ids of the objects of the task with this NUMBER, counted from 1.
 
-    FILES_ID names its descriptor table; FS_NUMBER is the number of the first task with its directories.
+    FILES_ID names its descriptor table; FS_NUMBER is the number of the first task with its directories;
+    OTHERS are the ids, by field, of namespaces that it does not share with us.
     """
-    own = number + _OWN_OBJECTS
-    return message("task_kobj_ids_entry")(vm_id=own, files_id=files_id, fs_id=fs_number + _OWN_OBJECTS, sighand_id=own, **_namespace_ids())
+    own, namespaces = number + _OWN_OBJECTS, {**_namespace_ids(), **others}
+    return message("task_kobj_ids_entry")(vm_id=own, files_id=files_id, fs_id=fs_number + _OWN_OBJECTS, sighand_id=own, **namespaces)
 
 
 def inventory(dump_id: str, track_mem: bool, pre_dump: bool = False, network_lock: int = 0) -> Any:

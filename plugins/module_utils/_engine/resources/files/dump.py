@@ -11,11 +11,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 
-from ...errors import KernelError, Obstacle, UnsupportedError
+from ...errors import KernelError, Obstacle, TargetError, UnsupportedError
 from ...images.image import ImagesDir
 from ...images.schema import enum, message
 from ...kernel.sock_diag import UnixSocket, UnixSockets
 from ...options import DumpOptions
+from ..mounts.view import TreeView
 from .kind import Description, Entry, Kind, KindDump, OpenFile
 from .registry import KINDS
 from .regular import FileFact, RegularDump
@@ -114,6 +115,7 @@ class _Collection:
     def __init__(self, options: DumpOptions, leave_out: frozenset[tuple[int, int]], warnings: dict[str, None]) -> None:
         self.options = options
         self.table_ids: dict[int, int] = {}
+        self.view = TreeView()
         self._warnings = warnings
         self._survey = Survey(leave_out)
         self._by_inode: dict[int, list[OpenFile]] = {}
@@ -129,6 +131,10 @@ class _Collection:
         """Look at the descriptors of PIDS and return what cannot be carried."""
         self._survey.take(pids)
         self._index()
+        try:
+            self.view.open(pids[0])
+        except OSError as error:
+            raise TargetError(f"process {pids[0]} has ended, or may not be looked at ({error}); name one that runs, as root") from error
         try:
             return list(self._check())
         except OSError as error:
@@ -158,7 +164,7 @@ class _Collection:
         status = os.fstat(local)
         key = (status.st_dev, status.st_ino, flags & os.O_ACCMODE)
         if key not in self._opened:
-            obstacles = list(self._regular().check_path(0, path, path, status))
+            obstacles = list(self._regular().check_path(0, path, path, status, local))
             if obstacles:
                 raise UnsupportedError(obstacles)
             owner = message("fown_entry")(uid=0, euid=0, signum=0, pid_type=0, pid=0)
@@ -196,6 +202,7 @@ class _Collection:
     def close(self) -> None:
         """Drop every copy."""
         self._survey.close()
+        self.view.close()
         for dump in self._dumps.values():
             dump.close()
         if self._unix_sockets:

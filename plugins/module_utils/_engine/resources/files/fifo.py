@@ -79,8 +79,9 @@ class FifoRestore(KindRestore):
         try:
             for file_id, entry in entries.items():
                 path = paths[_path_id(entry)]
-                holders.append(os.open(path.name, os.O_RDWR | os.O_CLOEXEC))
-                found[file_id] = self.context.keep(os.open(path.name, for_open(path.flags)))
+                name, root = self.context.place(path)
+                holders.append(os.open(name, os.O_RDWR | os.O_CLOEXEC, dir_fd=root))
+                found[file_id] = self.context.keep(os.open(name, for_open(path.flags), dir_fd=root))
                 set_flags(found[file_id], path.flags)
                 if entry.pipe_id not in self._filled:
                     self._filled.add(entry.pipe_id)

@@ -15,6 +15,7 @@ from ...images.image import ImagesDir
 from ...kernel.fdinfo import FdInfo
 from ...kernel.sock_diag import UnixSocket
 from ...options import DumpOptions, RestoreOptions
+from ..mounts.view import TreeView
 
 Entry = Any
 """A protobuf message, made by images.schema."""
@@ -62,6 +63,8 @@ class DumpContext(Protocol):
     """What a kind may ask while it dumps."""
 
     options: DumpOptions
+    view: TreeView
+    """Looks up paths as the tree does."""
 
     def new_id(self) -> int:
         """Return a file id that nothing has yet."""
@@ -160,6 +163,9 @@ class RestoreContext(Protocol):
 
     def warn(self, message: str) -> None:
         """Keep a warning for the caller."""
+
+    def place(self, entry: Entry) -> tuple[str, int | None]:
+        """Return the path of the file of ENTRY, a reg_file_entry, and the dir_fd that it goes with."""
 
     def keep(self, local: int) -> int:
         """Take over our descriptor LOCAL: return it under a number that no task wants; it is closed when the restore ends."""

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from ...errors import Obstacle
 from ...images.image import ImagesDir
 from ...images.schema import enum, message
+from ..mounts.view import OUR_OWN, TreeView
 from .build_id import build_id, from_words, to_words
 from .ghost import GhostsDump, GhostsRestore, obstacle
 from .kind import Description, DumpContext, Entry, Kind, KindDump, KindRestore, OpenFile, RestoreContext
@@ -45,14 +46,14 @@ def _has_no_path(file: OpenFile) -> bool:
     return file.link.startswith(names) and file.stat.st_nlink == 0
 
 
-def plain_path(path: str, status: os.stat_result) -> str:
-    """Return PATH as it was before the file was unlinked."""
-    return path[: -len(DELETED)] if path.endswith(DELETED) and not _leads_to(path, status) else path
+def plain_path(path: str, status: os.stat_result, view: TreeView = OUR_OWN, local: int = -1) -> str:
+    """Return PATH, of the file of STATUS that our descriptor LOCAL has open, as it was before the file was unlinked."""
+    return path[: -len(DELETED)] if path.endswith(DELETED) and not _leads_to(path, status, view, local) else path
 
 
-def _leads_to(path: str, status: os.stat_result) -> bool:
+def _leads_to(path: str, status: os.stat_result, view: TreeView, local: int) -> bool:
     try:
-        found = os.lstat(path)
+        found = view.lstat(path, local)
     except OSError:
         return False
     return (found.st_dev, found.st_ino) == (status.st_dev, status.st_ino)
@@ -90,17 +91,17 @@ class RegularDump(KindDump):
         if file.info.locks:
             why = "the process holds a lock or a lease on it; file locks are not carried yet"
             yield file.obstacle(why, "have the program release the lock")
-        yield from self.check_path(file.pid, file.where, file.link, file.stat)
+        yield from self.check_path(file.pid, file.where, file.link, file.stat, file.local)
 
-    def check_path(self, pid: int, where: str, link: str, status: os.stat_result) -> Iterator[Obstacle]:
-        """Return what keeps the file of STATUS, seen by the path LINK, from being opened again by it."""
-        path = plain_path(link, status)
+    def check_path(self, pid: int, where: str, link: str, status: os.stat_result, local: int = -1) -> Iterator[Obstacle]:
+        """Return what keeps the file of STATUS, ours as LOCAL, seen by the path LINK, from being opened again by it."""
+        path = plain_path(link, status, self.context.view, local)
         if status.st_nlink == 0:
             found = obstacle(where, pid, status, self.context.options.ghost_limit)
             if found:
                 yield found
-        elif not _leads_to(path, status):
-            why = "its path no longer leads to it: it was renamed, replaced or mounted over, or lies in another mount namespace"
+        elif not _leads_to(path, status, self.context.view, local):
+            why = "its path no longer leads to it: it was renamed, replaced or mounted over, or lies in a third mount namespace"
             yield Obstacle(pid, where, why, "have the program open it again by its present path")
         elif path.startswith("/proc/") and path.split("/")[2].isdigit():
             yield Obstacle(pid, where, "a file of a process in /proc, which is gone when the tree is restored", "have the program close it")
@@ -117,10 +118,12 @@ class RegularDump(KindDump):
     def entry(self, file_id: int, local: int, link: str, flags: int, pos: int, fown: Entry) -> Entry:
         """Return the reg_file_entry of the file that our descriptor LOCAL has open, and keep its content if it is unlinked."""
         status = os.fstat(local)
-        name = plain_path(link, status)
+        name = plain_path(link, status, self.context.view, local)
         entry = message("reg_file_entry")(id=file_id, flags=flags, pos=pos, fown=fown, name=name, mode=status.st_mode)
         if stat.S_ISREG(status.st_mode) and not _is_log(flags):
             entry.size = status.st_size
+        if self.context.view.outside(local):
+            entry.stillframe_outside = True
         if status.st_nlink == 0:
             self._ghosts.add(local, status, file_id)
         self._entries.append((entry, os.dup(local), status))
@@ -190,8 +193,11 @@ class RegularRestore(KindRestore):
 
     def open_path(self, file_id: int, entry: Entry, flags: int | None = None) -> int:
         """Open the file of ENTRY with its flags, or with FLAGS."""
-        path = self._ghosts.path(self._remaps[file_id], entry.name) if file_id in self._remaps else entry.name
-        return os.open(path, for_open(entry.flags if flags is None else flags))
+        wanted = for_open(entry.flags if flags is None else flags)
+        if file_id in self._remaps:
+            return os.open(self._ghosts.path(self._remaps[file_id], entry.name), wanted)
+        path, root = self.context.place(entry)
+        return os.open(path, wanted, dir_fd=root)
 
     def _read_remaps(self, entries: Mapping[int, Entry]) -> Iterator[Obstacle]:
         kinds, images = enum("remap_type"), self.context.images
@@ -213,7 +219,8 @@ class RegularRestore(KindRestore):
             yield self._obstacle(file_id, entry, "an external file, which only CRIU's --external tells how to open", "restore it with CRIU")
             return
         try:
-            found = os.lstat(entry.name)
+            path, root = self.context.place(entry)
+            found = os.lstat(path, dir_fd=root)
         except OSError as error:
             yield self._obstacle(file_id, entry, f"it cannot be found ({error.strerror})", "put the file back")
             return
@@ -227,7 +234,8 @@ class RegularRestore(KindRestore):
             yield from self._rebuilt(file_id, entry)
 
     def _rebuilt(self, file_id: int, entry: Entry) -> Iterator[Obstacle]:
-        fd = os.open(entry.name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        path, root = self.context.place(entry)
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=root)
         try:
             found = to_words(build_id(fd))
         finally:

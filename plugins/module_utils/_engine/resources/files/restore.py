@@ -13,6 +13,7 @@ from ...errors import ImagesError, KernelError, Obstacle, RestoreError
 from ...images.image import ImagesDir
 from ...images.schema import enum
 from ...options import RestoreOptions
+from ..mounts.restore import MountsRestore
 from .descriptor_limit import allow_descriptors
 from .kind import Descriptor, Entry, Kind, KindRestore, Stub, Task
 from .memfd import anonymous_objects
@@ -30,7 +31,8 @@ _OWNED_TYPES = ("PIPE", "UNIXSK", "INETSK")
 class FilesRestore:
     """The files of a dump on their way into tasks. A context manager; `close` drops our copies and undoes what was not finished."""
 
-    def __init__(self, images: ImagesDir, options: RestoreOptions) -> None:
+    def __init__(self, images: ImagesDir, options: RestoreOptions, mounts: MountsRestore | None = None) -> None:
+        """MOUNTS: the mount namespace of the tree; `check` and `open` are called in it. Without, it is ours."""
         self.images = images
         self.options = options
         self._warnings: dict[str, None] = {}
@@ -40,6 +42,7 @@ class FilesRestore:
         self._locals: dict[int, int] = {}
         self._reopened: dict[tuple[int, int], int] = {}
         self._kept: list[int] = []
+        self._mounts = mounts
         self._undo: list[Callable[[], None]] = []
         self._floor = 0
         self._owned: set[int] = set()
@@ -139,7 +142,11 @@ class FilesRestore:
     def close(self) -> None:
         """Close our descriptors, and undo what was made on disk if the restore was not completed."""
         while self._undo:
-            self._undo.pop()()
+            action = self._undo.pop()
+            if self._mounts:
+                self._mounts.run(action)
+            else:
+                action()
         while self._kept:
             os.close(self._kept.pop())
         self._locals.clear()
@@ -153,6 +160,11 @@ class FilesRestore:
     def warn(self, message: str) -> None:
         """Keep a warning for the caller."""
         self._warnings[message] = None
+
+    def place(self, entry: Entry) -> tuple[str, int | None]:
+        """Return the path of the file of ENTRY, and the dir_fd that it goes with: it may have been opened in our own mount namespace."""
+        root = self._mounts.root if self._mounts and entry.stillframe_outside else None
+        return (entry.name, None) if root is None else (entry.name.lstrip("/") or ".", root)
 
     def keep(self, local: int) -> int:
         """Move our descriptor LOCAL above all the numbers that tasks want, and close it in the end."""

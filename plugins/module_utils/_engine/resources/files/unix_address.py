@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from ...errors import Obstacle, RestoreError
 from ...kernel.sock_diag import UnixSockets
 from ...kernel.syscall import syscall
+from ..mounts.view import TreeView
 from .kind import Entry, OpenFile, Undo
 from .regular import plain_path
 
@@ -35,7 +36,18 @@ def display(name: bytes) -> str:
     return name.rstrip(b"\0").decode("utf-8", "backslashreplace")
 
 
-def read_path(file: OpenFile, entry: Entry) -> None:
+def is_bound_outside(file: OpenFile, view: TreeView) -> bool:
+    """Tell whether FILE, a socket with a path, was bound outside of the mount namespace of the tree. Raises OSError."""
+    if not view.foreign:
+        return False
+    bound = fcntl.ioctl(file.local, SIOCUNIXFILE)
+    try:
+        return view.outside(bound)
+    finally:
+        os.close(bound)
+
+
+def read_path(file: OpenFile, entry: Entry, view: TreeView) -> None:
     """Fill in what ENTRY says of the path that its socket is bound to: permissions, directory, whether it was unlinked."""
     bound = fcntl.ioctl(file.local, SIOCUNIXFILE)
     try:
@@ -43,7 +55,7 @@ def read_path(file: OpenFile, entry: Entry) -> None:
     finally:
         os.close(bound)
     entry.file_perms.mode, entry.file_perms.uid, entry.file_perms.gid = status.st_mode, status.st_uid, status.st_gid
-    plain = plain_path(path, status)
+    plain = plain_path(path, status, view)
     if plain != path:
         entry.deleted = True
     relative = os.fsdecode(entry.name.rstrip(b"\0"))

@@ -22,7 +22,7 @@ from .kind import Description, DumpContext, Entry, Kind, KindDump, KindRestore, 
 from .socket_options import borrowed, domain, has_readable_filter, read_options, restore_options
 from .socket_queue import QueuesDump, fill_queue, read_queues
 from .status import set_flags
-from .unix_address import NamesRestore, display, read_path
+from .unix_address import NamesRestore, display, is_bound_outside, read_path
 
 USK_EXTERN = 1
 """unix_sk_entry.uflags: the socket is no part of the tree, only its name is needed. Other bits are CRIU's own matters."""
@@ -55,6 +55,8 @@ class UnixDump(KindDump):
                 yield file.obstacle("an eBPF filter is attached to it, which the kernel does not give out", "have the program detach it")
         if int(file.info.values.get("scm_fds", "0")):
             yield file.obstacle("descriptors sent through it (SCM_RIGHTS) wait to be received", "have the program receive them")
+        if sock.name and sock.name[0] and is_bound_outside(file, self.context.view):
+            yield file.obstacle("it was bound outside of the mount namespace of the tree", "have the service bind it itself")
         if sock.state == TCP_LISTEN:
             self._warn_waiting(file, sock)
         elif sock.peer:
@@ -78,7 +80,7 @@ class UnixDump(KindDump):
             name=sock.name,
         )
         if sock.name and sock.name[0]:
-            read_path(file, entry)
+            read_path(file, entry, self.context.view)
         if sock.shutdown:
             entry.shutdown = sock.shutdown
         if sock.peer and not self.context.files_of(sock.peer):
