@@ -268,6 +268,7 @@ def _place_descriptors(task: TaskImages, leader: Tracee, files: FilesRestore) ->
         reply.check()
     files.finish(task.pid, task.files_id, leader)
     leader.call("close_range", floor, _ALL_DESCRIPTORS, 0)
+    files.set_locks(task.pid, task.files_id, leader)
 
 
 def complete(task: TaskImages, stubs: Stubs, options: RestoreOptions, chain: Chain) -> None:

@@ -75,7 +75,7 @@ MEMORY = (
 
 STATE = (
     _supported("shell-job", FLAG, "allow a session or terminal that belongs to a process outside the tree", "j", twin=True),
-    _supported("file-locks", FLAG, "accepted for trees without file locks; one that holds any is refused for now", "l", twin=True),
+    _supported("file-locks", FLAG, "carry file locks and leases; without it a tree that holds any is refused", "l", twin=True),
     _supported("tcp-established", FLAG, "accepted for trees without TCP connections; one that has any is refused for now", twin=True),
     _supported("tcp-close", FLAG, "let TCP connections go: their sockets are closed once restored", twin=True),
     _supported("ext-unix-sk", OPTIONAL, "allow unix sockets whose peer is outside the tree", "x"),

@@ -17,6 +17,7 @@ from ...images.schema import enum, message
 from ...kernel.sock_diag import UnixSocket, UnixSockets
 from ...options import DumpOptions
 from .kind import Description, Entry, Kind, KindDump, OpenFile
+from .locks import LocksDump
 from .registry import KINDS
 from .regular import FileFact, RegularDump
 from .status import read_owner
@@ -112,6 +113,7 @@ class _Collection:
         self._kinds: dict[int, Kind | None] = {}
         self._unix_sockets: UnixSockets | None = None
         self._dumps: dict[str, KindDump] = {}
+        self._locks = LocksDump(options.file_locks)
         self._files: list[tuple[str, Entry]] = []
         self._tables: dict[int, list[Entry]] = {}
         self._opened: dict[tuple[int, int, int], int] = {}
@@ -132,7 +134,9 @@ class _Collection:
         if obstacles:
             raise UnsupportedError(obstacles)
         file_of: dict[tuple[int, int], tuple[int, Kind]] = {}
-        for shared in self._survey.descriptions():
+        descriptions = self._survey.descriptions()
+        self._locks.collect(self._survey.tables, descriptions)
+        for shared in descriptions:
             kind = self._kinds[shared[0].local]
             if kind is None:
                 raise UnsupportedError([unsupported(shared[0])])
@@ -169,6 +173,7 @@ class _Collection:
         images.write("files", entries)
         for table_id, table in self._tables.items():
             images.write(f"fdinfo-{table_id}", table)
+        self._locks.write(images)
         for dump in self._dumps.values():
             dump.write(images)
 
@@ -232,6 +237,9 @@ class _Collection:
                 yield unsupported(file)
             else:
                 yield from self._dump(kind).check(file)
+        for table in self._survey.tables:
+            for file in table.files:
+                yield from self._locks.check(file, table.pids)
 
     def _collect_one(self, file: OpenFile, file_id: int, kind: Kind) -> None:
         try:

@@ -8,6 +8,7 @@ images: files.img (reg_file_entry: path, flags, offset, size, mode, build-id); u
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from ...errors import Obstacle
 from ...images.image import ImagesDir
 from ...images.schema import enum, message
+from ...kernel.filelocks import LEASE, FileLock, all_locks
 from .build_id import build_id, from_words, to_words
 from .ghost import GhostsDump, GhostsRestore, obstacle
 from .kind import Description, DumpContext, Entry, Kind, KindDump, KindRestore, OpenFile, RestoreContext
@@ -87,9 +89,6 @@ class RegularDump(KindDump):
 
     def check(self, file: OpenFile) -> Iterator[Obstacle]:
         """Return what keeps FILE from being opened again by its path."""
-        if file.info.locks:
-            why = "the process holds a lock or a lease on it; file locks are not carried yet"
-            yield file.obstacle(why, "have the program release the lock")
         yield from self.check_path(file.pid, file.where, file.link, file.stat)
 
     def check_path(self, pid: int, where: str, link: str, status: os.stat_result) -> Iterator[Obstacle]:
@@ -128,8 +127,9 @@ class RegularDump(KindDump):
 
     def settle(self) -> None:
         """Add the build-ids to the entries; the tree may run by now."""
+        leases = [lock for lock in all_locks() if lock.kind == LEASE]
         for entry, local, status in self._entries:
-            found = _build_id_of(local, status)
+            found = b"" if _must_not_open(local, status, leases) else _build_id_of(local, status)
             entry.build_id.extend(to_words(found))
             if stat.S_ISREG(status.st_mode) and status.st_nlink:
                 self.facts.append(FileFact(entry.name, status.st_size, status.st_mtime_ns, found.hex(), status.st_mode))
@@ -149,11 +149,21 @@ class RegularDump(KindDump):
             os.close(self._entries.pop()[1])
 
 
+def _serves_reading(local: int) -> bool:
+    flags = fcntl.fcntl(local, fcntl.F_GETFL)
+    return flags & os.O_ACCMODE != os.O_WRONLY and not flags & (os.O_PATH | os.O_DIRECT)
+
+
+def _must_not_open(local: int, status: os.stat_result, leases: Sequence[FileLock]) -> bool:
+    """Tell whether the file has to be opened anew to be read, which would break a lease on it."""
+    return not _serves_reading(local) and any(lease.is_of(status) for lease in leases)
+
+
 def _build_id_of(local: int, status: os.stat_result) -> bytes:
     if not stat.S_ISREG(status.st_mode) or not status.st_size:
         return b""
     try:
-        fd = open_again(local)  # ours may be for writing only, or O_PATH
+        fd = os.dup(local) if _serves_reading(local) else open_again(local)
     except OSError:
         return b""
     try:

@@ -15,6 +15,7 @@ from ...images.schema import enum
 from ...options import RestoreOptions
 from .descriptor_limit import allow_descriptors
 from .kind import Descriptor, Entry, Kind, KindRestore, Stub, Task
+from .locks import LocksRestore
 from .memfd import anonymous_objects
 from .registry import KINDS
 from .status import set_owner
@@ -37,6 +38,7 @@ class FilesRestore:
         self._entries: dict[str, dict[int, Entry]] | None = None
         self._tables: dict[int, list[Entry]] = {}
         self._restores: dict[str, KindRestore] = {}
+        self._locks: LocksRestore | None = None
         self._locals: dict[int, int] = {}
         self._reopened: dict[tuple[int, int], int] = {}
         self._kept: list[int] = []
@@ -69,7 +71,7 @@ class FilesRestore:
                     obstacles += self._restore(kind).check(entries[kind.type])
                 except OSError as error:
                     raise KernelError(f"it cannot be seen whether files of type {kind.type} fit here ({error}); run as root") from error
-        return obstacles
+        return obstacles + list(self._file_locks().check(self._paths()))
 
     def open(self) -> None:
         """Open every file: offsets, flags, content of pipes and sockets, counters. RestoreError names the one that failed."""
@@ -125,6 +127,11 @@ class FilesRestore:
                     self._restore(kind).finish(task, entries[kind.type], self._locals)
         except OSError as error:
             raise RestoreError(f"the descriptors of process {pid} cannot be completed ({error}); restore again") from error
+
+    def set_locks(self, pid: int, files_id: int, stub: Stub) -> None:
+        """Have task PID set its file locks, when it closes no descriptor any more: that would drop them. RestoreError when one is taken."""
+        owners = {file_id: entry for entries in self._read().values() for file_id, entry in entries.items() if hasattr(entry, "fown")}
+        self._file_locks().set(pid, stub, self.descriptors(files_id), owners)
 
     def warnings(self) -> list[str]:
         """Return what the caller should know, each once."""
@@ -187,6 +194,21 @@ class FilesRestore:
                     self._tables[int(image[len(_FDINFO) :])] = list(self.images.read(image))
             self._floor = 1 + max((fd.fd for table in self._tables.values() for fd in table), default=2)
         return self._entries
+
+    def _file_locks(self) -> LocksRestore:
+        if self._locks is None:
+            self._locks = LocksRestore(self.images, self.options.file_locks)
+        return self._locks
+
+    def _paths(self) -> dict[tuple[int, int], str]:
+        """Return the paths of files by task and descriptor."""
+        paths = {file_id: entry.name for file_id, entry in self.entries_of("REG").items()}
+        tables: dict[int, int] = {}
+        for name in self.images.names():
+            if name.startswith("ids-"):
+                ids: Entry = self.images.read(name)[0]
+                tables[int(name[len("ids-") :])] = ids.files_id
+        return {(pid, fd.fd): paths[fd.id] for pid, table in tables.items() for fd in self._tables.get(table, ()) if fd.id in paths}
 
     def _restore(self, kind: Kind) -> KindRestore:
         if kind.type not in self._restores:
