@@ -157,6 +157,9 @@ class RestoreContext(Protocol):
     def keep(self, local: int) -> int:
         """Take over our descriptor LOCAL: return it under a number that no task wants; it is closed when the restore ends."""
 
+    def local(self, file_id: int, flags: int | None = None) -> int:
+        """Return our descriptor of file FILE_ID of a kind that was opened before. Raises ImagesError when the images have no such file."""
+
     def entries_of(self, type_name: str) -> Mapping[int, Entry]:
         """Return the entries of one type of files.img by their file ids."""
 

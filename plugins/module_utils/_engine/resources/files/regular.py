@@ -189,10 +189,14 @@ class RegularRestore(KindRestore):
                 yield from self._differences(file_id, entry)
 
     def open(self, entries: Mapping[int, Entry]) -> Mapping[int, int]:
-        """Open all, at their offsets. FIFOs are left to their own kind."""
+        """Open all, at their offsets; of FIFOs only the place (O_PATH), for their own kind."""
         found: dict[int, int] = {}
+        for file_id in sorted(self._remaps, key=lambda one: (not stat.S_ISDIR(entries[one].mode), entries[one].name.count("/"))):
+            self._ghosts.path(self._remaps[file_id], entries[file_id].name)  # a directory before what was in it
         for file_id, entry in entries.items():
-            if not stat.S_ISFIFO(entry.mode):
+            if stat.S_ISFIFO(entry.mode):
+                found[file_id] = self.context.keep(self.open_path(file_id, entry, os.O_PATH))
+            else:
                 found[file_id] = self.context.keep(self.open_path(file_id, entry))
                 _seek(found[file_id], entry)
         self._ghosts.unlink()
@@ -213,8 +217,6 @@ class RegularRestore(KindRestore):
             if remap.HasField("remap_type") and remap.remap_type != kinds["GHOST"]:
                 why = "it was dumped through a link of its own (link-remap) or as a file of an ended process"
                 yield self._obstacle(remap.orig_id, entry, why, "restore it with CRIU")
-            elif stat.S_ISFIFO(entry.mode):
-                yield self._obstacle(remap.orig_id, entry, "an unlinked FIFO, which is not restored yet", "restore it with CRIU")
             else:
                 self._remaps[remap.orig_id] = remap.remap_id
 
