@@ -187,6 +187,9 @@ class KindRestore:
     def finish(self, task: Task, entries: Mapping[int, Entry], files: Mapping[int, int]) -> None:
         """Do what needs the task, once for each table; FILES are our descriptors by file id."""
 
+    def settle(self) -> None:
+        """Put right what the restore itself has changed; all tasks are complete, and none runs yet."""
+
 
 @dataclass(frozen=True)
 class Kind:

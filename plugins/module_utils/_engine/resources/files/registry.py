@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from .epoll import EPOLLS
 from .eventfd import EVENTFDS
+from .fanotify import FANOTIFIES
 from .fifo import FIFOS
 from .inet_socket import INET_SOCKETS
+from .inotify import INOTIFIES
 from .kind import Kind
 from .pipe import PIPES
 from .regular import REGULAR
@@ -25,5 +27,7 @@ KINDS: tuple[Kind, ...] = (
     SIGNALFDS,
     UNIX_SOCKETS,
     INET_SOCKETS,
+    INOTIFIES,
+    FANOTIFIES,
     EPOLLS,
 )

@@ -39,6 +39,7 @@ class FilesRestore:
         self._tables: dict[int, list[Entry]] = {}
         self._restores: dict[str, KindRestore] = {}
         self._locks: LocksRestore | None = None
+        self._committed = False
         self._locals: dict[int, int] = {}
         self._reopened: dict[tuple[int, int], int] = {}
         self._kept: list[int] = []
@@ -138,7 +139,15 @@ class FilesRestore:
         return list(self._warnings)
 
     def commit(self) -> None:
-        """Note that the restore is complete: what was made on disk stays."""
+        """Note that the restore is complete: what was made on disk stays. Raises RestoreError."""
+        if self._committed:
+            return
+        try:
+            for restore in self._restores.values():
+                restore.settle()
+        except OSError as error:
+            raise RestoreError(f"the restored files cannot be completed ({error}); restore again") from error
+        self._committed = True
         self._undo.clear()
 
     def close(self) -> None:
