@@ -209,6 +209,10 @@ class _Collection:
         """Keep a warning, once."""
         self._warnings[message_text] = None
 
+    def pids(self) -> Sequence[int]:
+        """Return the processes of the tree."""
+        return [pid for table in self._survey.tables for pid in table.pids]
+
     def files(self) -> Sequence[OpenFile]:
         """Return every descriptor of the tree."""
         return [file for table in self._survey.tables for file in table.files]

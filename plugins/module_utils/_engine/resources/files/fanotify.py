@@ -22,7 +22,6 @@ from .status import set_flags
 from .watched import Paths, Targets, handle_entry, is_ghost
 
 # include/uapi/linux/fanotify.h
-FAN_CLOEXEC, FAN_NONBLOCK = 0x1, 0x2
 FAN_CLASSES = 0xC
 """FAN_CLASS_CONTENT and FAN_CLASS_PRE_CONTENT: whoever opens a file waits for the answer."""
 FAN_MARK_ADD, FAN_MARK_MOUNT, FAN_MARK_IGNORED_MASK, FAN_MARK_IGNORE = 0x1, 0x10, 0x20, 0x400
@@ -118,7 +117,7 @@ class FanotifyRestore(KindRestore):
         """Make all of them."""
         found: dict[int, int] = {}
         for file_id, entry in entries.items():
-            local = self.context.keep(syscall("fanotify_init", entry.faflags | FAN_CLOEXEC | FAN_NONBLOCK, entry.evflags))
+            local = self.context.keep(syscall("fanotify_init", entry.faflags, entry.evflags))
             found[file_id] = local
             self._made.append(local)
             for mark in entry.mark:

@@ -56,6 +56,11 @@ class GhostsDump:
 
     def __init__(self) -> None:
         self._ghosts: dict[tuple[int, int], _Ghost] = {}
+        self._others: list[Entry] = []
+
+    def remap(self, file_id: int, remap_id: int, kind: str) -> None:
+        """Keep a remap of another KIND of enum remap_type."""
+        self._others.append(message("remap_file_path_entry")(orig_id=file_id, remap_id=remap_id, remap_type=enum("remap_type")[kind]))
 
     def add(self, local: int, status: os.stat_result, file_id: int) -> None:
         """Keep the file that our descriptor LOCAL has open, and that file FILE_ID of the images refers to."""
@@ -68,11 +73,12 @@ class GhostsDump:
 
     def write(self, images: ImagesDir) -> None:
         """Write remap-fpath and the ghost files."""
-        remaps = [(file_id, ghost.id) for ghost in self._ghosts.values() for file_id in ghost.file_ids]
+        remap, kind = message("remap_file_path_entry"), enum("remap_type")["GHOST"]
+        ghosts = [(file_id, ghost.id) for ghost in self._ghosts.values() for file_id in ghost.file_ids]
+        remaps = [remap(orig_id=file_id, remap_id=ghost_id, remap_type=kind) for file_id, ghost_id in ghosts] + self._others
         if not remaps:
             return
-        remap, kind = message("remap_file_path_entry"), enum("remap_type")["GHOST"]
-        images.write("remap-fpath", [remap(orig_id=file_id, remap_id=ghost_id, remap_type=kind) for file_id, ghost_id in remaps])
+        images.write("remap-fpath", remaps)
         for ghost in self._ghosts.values():
             images.write(f"ghost-file-{ghost.id:x}", _entries(ghost))
 

@@ -75,6 +75,9 @@ class DumpContext(Protocol):
     def warn(self, message: str) -> None:
         """Keep a warning for the caller."""
 
+    def pids(self) -> Sequence[int]:
+        """Return the processes of the tree."""
+
     def files(self) -> Sequence[OpenFile]:
         """Return every descriptor of the tree."""
 
@@ -162,6 +165,9 @@ class RestoreContext(Protocol):
 
     def entries_of(self, type_name: str) -> Mapping[int, Entry]:
         """Return the entries of one type of files.img by their file ids."""
+
+    def pids(self) -> Sequence[int]:
+        """Return the processes of the images."""
 
     def tables(self) -> Mapping[int, Sequence[Entry]]:
         """Return the fdinfo entries of every descriptor table by its files_id."""

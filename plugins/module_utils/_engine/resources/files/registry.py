@@ -12,6 +12,7 @@ from .fifo import FIFOS
 from .inet_socket import INET_SOCKETS
 from .inotify import INOTIFIES
 from .kind import Kind
+from .pidfd import PIDFDS
 from .pipe import PIPES
 from .regular import REGULAR
 from .signalfd import SIGNALFDS
@@ -25,6 +26,7 @@ KINDS: tuple[Kind, ...] = (
     EVENTFDS,
     TIMERFDS,
     SIGNALFDS,
+    PIDFDS,
     UNIX_SOCKETS,
     INET_SOCKETS,
     INOTIFIES,

@@ -20,7 +20,8 @@ from ...images.schema import enum, message
 from ...kernel.filelocks import LEASE, FileLock, all_locks
 from .build_id import build_id, from_words, to_words
 from .ghost import GhostsDump, GhostsRestore, obstacle
-from .kind import Description, DumpContext, Entry, Kind, KindDump, KindRestore, OpenFile, RestoreContext
+from .kind import Description, DumpContext, Entry, Kind, KindDump, KindRestore, OpenFile, RestoreContext, Task
+from .procfs import ProcFilesRestore, process_of, why_not
 from .status import for_open, open_again, set_flags
 
 MEM_MAJOR = 1
@@ -89,7 +90,13 @@ class RegularDump(KindDump):
 
     def check(self, file: OpenFile) -> Iterator[Obstacle]:
         """Return what keeps FILE from being opened again by its path."""
-        yield from self.check_path(file.pid, file.where, file.link, file.stat)
+        path = plain_path(file.link, file.stat)
+        if process_of(path):
+            why = why_not(path, _leads_to(path, file.stat), self.context.pids())
+            if why:
+                yield file.obstacle(why, "have the program close it")
+        else:
+            yield from self.check_path(file.pid, file.where, file.link, file.stat)
 
     def check_path(self, pid: int, where: str, link: str, status: os.stat_result) -> Iterator[Obstacle]:
         """Return what keeps the file of STATUS, seen by the path LINK, from being opened again by it."""
@@ -98,11 +105,11 @@ class RegularDump(KindDump):
             found = obstacle(where, pid, status, self.context.options.ghost_limit)
             if found:
                 yield found
-        elif not _leads_to(path, status):
+        elif process_of(path) and _leads_to(path, status):
+            yield Obstacle(pid, where, "a file of a process in /proc, which is gone when the tree is restored", "have the program close it")
+        elif not process_of(path) and not _leads_to(path, status):
             why = "its path no longer leads to it: it was renamed, replaced or mounted over, or lies in another mount namespace"
             yield Obstacle(pid, where, why, "have the program open it again by its present path")
-        elif path.startswith("/proc/") and path.split("/")[2].isdigit():
-            yield Obstacle(pid, where, "a file of a process in /proc, which is gone when the tree is restored", "have the program close it")
         try:
             path.encode()
         except UnicodeEncodeError:
@@ -120,7 +127,10 @@ class RegularDump(KindDump):
         entry = message("reg_file_entry")(id=file_id, flags=flags, pos=pos, fown=fown, name=name, mode=status.st_mode)
         if stat.S_ISREG(status.st_mode) and not _is_log(flags):
             entry.size = status.st_size
-        if status.st_nlink == 0:
+        if process_of(name):
+            if not _leads_to(name, status):
+                self._ghosts.remap(file_id, process_of(name), "PROCFS")
+        elif status.st_nlink == 0:
             self._ghosts.add(local, status, file_id)
         self._entries.append((entry, os.dup(local), status))
         return entry
@@ -131,7 +141,7 @@ class RegularDump(KindDump):
         for entry, local, status in self._entries:
             found = b"" if _must_not_open(local, status, leases) else _build_id_of(local, status)
             entry.build_id.extend(to_words(found))
-            if stat.S_ISREG(status.st_mode) and status.st_nlink:
+            if stat.S_ISREG(status.st_mode) and status.st_nlink and not process_of(entry.name):
                 self.facts.append(FileFact(entry.name, status.st_size, status.st_mtime_ns, found.hex(), status.st_mode))
         self._drop()
 
@@ -179,21 +189,27 @@ class RegularRestore(KindRestore):
         super().__init__(context)
         self._ghosts = GhostsRestore(context.images, context.undo)
         self._remaps: dict[int, int] = {}
+        self._ended: set[int] = set()
+        self._of_processes = ProcFilesRestore(context, self._ended)
 
     def check(self, entries: Mapping[int, Entry]) -> Iterator[Obstacle]:
         """Compare what is on this machine with what was dumped."""
         yield from self._read_remaps(entries)
         yield from self._ghosts.check(self._remaps, {file_id: entries[file_id].name for file_id in self._remaps})
         for file_id, entry in entries.items():
-            if file_id not in self._remaps:
+            if self._is_of_process(entry):
+                yield from self._of_processes.check(file_id, entry)
+            elif file_id not in self._remaps:
                 yield from self._differences(file_id, entry)
 
     def open(self, entries: Mapping[int, Entry]) -> Mapping[int, int]:
         """Open all, at their offsets; of FIFOs only the place (O_PATH), for their own kind."""
-        found: dict[int, int] = {}
+        found = self._of_processes.open(entries)
         for file_id in sorted(self._remaps, key=lambda one: (not stat.S_ISDIR(entries[one].mode), entries[one].name.count("/"))):
             self._ghosts.path(self._remaps[file_id], entries[file_id].name)  # a directory before what was in it
         for file_id, entry in entries.items():
+            if self._is_of_process(entry):
+                continue
             if stat.S_ISFIFO(entry.mode):
                 found[file_id] = self.context.keep(self.open_path(file_id, entry, os.O_PATH))
             else:
@@ -201,6 +217,17 @@ class RegularRestore(KindRestore):
                 _seek(found[file_id], entry)
         self._ghosts.unlink()
         return found
+
+    def finish(self, task: Task, entries: Mapping[int, Entry], files: Mapping[int, int]) -> None:
+        """Have TASK open its files in /proc."""
+        self._of_processes.finish(task, entries)
+
+    def settle(self) -> None:
+        """End the processes that stood for those that had ended."""
+        self._of_processes.settle()
+
+    def _is_of_process(self, entry: Entry) -> bool:
+        return self._of_processes.is_late(entry) or self._of_processes.is_ended(entry)
 
     def open_path(self, file_id: int, entry: Entry, flags: int | None = None) -> int:
         """Open the file of ENTRY with its flags, or with FLAGS."""
@@ -214,8 +241,10 @@ class RegularRestore(KindRestore):
             entry = entries.get(remap.orig_id)
             if entry is None:
                 continue
-            if remap.HasField("remap_type") and remap.remap_type != kinds["GHOST"]:
-                why = "it was dumped through a link of its own (link-remap) or as a file of an ended process"
+            if remap.HasField("remap_type") and remap.remap_type == kinds["PROCFS"]:
+                self._ended.add(remap.remap_id)
+            elif remap.HasField("remap_type") and remap.remap_type != kinds["GHOST"]:
+                why = "it was dumped through a link of its own (link-remap)"
                 yield self._obstacle(remap.orig_id, entry, why, "restore it with CRIU")
             else:
                 self._remaps[remap.orig_id] = remap.remap_id

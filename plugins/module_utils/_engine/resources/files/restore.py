@@ -24,6 +24,7 @@ __all__ = ["Descriptor", "FilesRestore", "Stub"]
 
 FD_CLOEXEC = 1
 _FDINFO = "fdinfo-"
+_IDS = "ids-"
 _OWNED_TYPES = ("PIPE", "UNIXSK", "INETSK")
 """What has an inode of its own that belongs to the user who made it."""
 
@@ -179,6 +180,10 @@ class FilesRestore:
         """Return the entries of one type of files.img by their file ids."""
         return self._read().get(type_name, {})
 
+    def pids(self) -> Sequence[int]:
+        """Return the processes of the images."""
+        return [int(name[len(_IDS) :]) for name in self.images.names() if name.startswith(_IDS)]
+
     def tables(self) -> Mapping[int, Sequence[Entry]]:
         """Return the fdinfo entries of every descriptor table by its files_id."""
         self._read()
@@ -213,10 +218,9 @@ class FilesRestore:
         """Return the paths of files by task and descriptor."""
         paths = {file_id: entry.name for file_id, entry in self.entries_of("REG").items()}
         tables: dict[int, int] = {}
-        for name in self.images.names():
-            if name.startswith("ids-"):
-                ids: Entry = self.images.read(name)[0]
-                tables[int(name[len("ids-") :])] = ids.files_id
+        for pid in self.pids():
+            ids: Entry = self.images.read(f"{_IDS}{pid}")[0]
+            tables[pid] = ids.files_id
         return {(pid, fd.fd): paths[fd.id] for pid, table in tables.items() for fd in self._tables.get(table, ()) if fd.id in paths}
 
     def _restore(self, kind: Kind) -> KindRestore:

@@ -23,7 +23,6 @@ _CLOSE = "have the program close it before the dump"
 _ANONYMOUS = {
     "[io_uring]": ("an io_uring instance, whose rings the kernel does not give out", "run the program without io_uring"),
     "[userfaultfd]": ("a userfaultfd of the program's own", _CLOSE),
-    "[pidfd]": ("a pidfd", _CLOSE),
     "[perf_event]": ("a performance counter", "stop profiling the program"),
     "[fscontext]": ("a filesystem that is being configured", _CLOSE),
     "[landlock-ruleset]": ("a Landlock ruleset", _CLOSE),
