@@ -8,7 +8,6 @@ images: files.img (reg_file_entry: path, flags, offset, size, mode, build-id); u
 
 from __future__ import annotations
 
-import fcntl
 import os
 import stat
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from ...errors import Obstacle
 from ...images.image import ImagesDir
 from ...images.schema import enum, message
-from ...kernel.filelocks import LEASE, FileLock, all_locks
+from ...kernel.filelocks import LEASE, all_locks
 from .build_id import build_id, from_words, to_words
 from .ghost import GhostsDump, GhostsRestore, obstacle
 from .kind import Description, DumpContext, Entry, Kind, KindDump, KindRestore, OpenFile, RestoreContext, Task
@@ -139,7 +138,8 @@ class RegularDump(KindDump):
         """Add the build-ids to the entries; the tree may run by now."""
         leases = [lock for lock in all_locks() if lock.kind == LEASE]
         for entry, local, status in self._entries:
-            found = b"" if _must_not_open(local, status, leases) else _build_id_of(local, status)
+            leased = any(lease.is_of(status) for lease in leases)  # opening it would break the lease
+            found = b"" if leased else _build_id_of(local, status)
             entry.build_id.extend(to_words(found))
             if stat.S_ISREG(status.st_mode) and status.st_nlink and not process_of(entry.name):
                 self.facts.append(FileFact(entry.name, status.st_size, status.st_mtime_ns, found.hex(), status.st_mode))
@@ -159,21 +159,11 @@ class RegularDump(KindDump):
             os.close(self._entries.pop()[1])
 
 
-def _serves_reading(local: int) -> bool:
-    flags = fcntl.fcntl(local, fcntl.F_GETFL)
-    return flags & os.O_ACCMODE != os.O_WRONLY and not flags & (os.O_PATH | os.O_DIRECT)
-
-
-def _must_not_open(local: int, status: os.stat_result, leases: Sequence[FileLock]) -> bool:
-    """Tell whether the file has to be opened anew to be read, which would break a lease on it."""
-    return not _serves_reading(local) and any(lease.is_of(status) for lease in leases)
-
-
 def _build_id_of(local: int, status: os.stat_result) -> bytes:
     if not stat.S_ISREG(status.st_mode) or not status.st_size:
         return b""
     try:
-        fd = os.dup(local) if _serves_reading(local) else open_again(local)
+        fd = open_again(local)  # ours may be for writing only, or O_PATH
     except OSError:
         return b""
     try:
