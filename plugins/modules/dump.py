@@ -67,6 +67,13 @@ options:
       - The biggest file without a name that is kept in the images, in bytes or with a unit, such as V(512K).
     type: str
     default: 1M
+  link_remap:
+    description:
+      - Carry files that the tree has open and that are no longer under the path that they were opened by, but have other names.
+      - Each of them gets a further name in the directory of its old path, C(link_remap.N), until the tree is restored from this dump.
+      - Without it, such a tree is refused.
+    type: bool
+    default: false
 seealso:
   - module: stillframe.checkpoint.restore
   - module: stillframe.checkpoint.pre_dump
@@ -261,6 +268,7 @@ ARGUMENTS: _argspecs.ArgumentSpec = {
     "track_mem": {"type": "bool", "default": False},
     "freeze": {"type": "str", "choices": ["auto", "live", "snapshot", "hold"], "default": "auto"},
     "ghost_limit": {"type": "str", "default": "1M"},
+    "link_remap": {"type": "bool", "default": False},
 }
 
 

@@ -89,6 +89,29 @@ def test_a_lock_that_another_has_taken_meanwhile(lab: Lab, take: object) -> None
     assert victim.ask() == "ok"
 
 
+def names(victim: Victim) -> set[str]:
+    return set(os.listdir(victim.directory))
+
+
+def test_a_file_under_another_name(lab: Lab) -> None:
+    victim = lab.start("open_files", "linked")
+    before, known = seen(victim), names(victim)
+    done = lab.engine("dump", "--tree", victim.pid, "--images-dir", lab.images("1"))
+    assert done.returncode and "use link_remap" in done.stderr and names(victim) == known
+    kept = lab.dump(victim.pid, "2", "--link-remap", "--leave-running")
+    assert len(names(victim) - known) == 1
+    last = lab.dump(victim.pid, "3", "--link-remap")
+    assert len(names(victim) - known) == 2
+    lab.reap()
+    for images, left in ((last, 1), (kept, 0)):
+        lab.restore(images)
+        assert_same(before, seen(victim))
+        assert victim.ask() == "ok" and len(names(victim) - known) == left
+        lab.end(victim.pid)
+    done = lab.engine("restore", "--images-dir", last, "--restore-detached")
+    assert done.returncode and "link_remap" in done.stderr and "cannot be found" in done.stderr
+
+
 def test_events_that_were_not_read_are_told_of(lab: Lab) -> None:
     victim = lab.start("open_files", "watches")
     (victim.directory / "watched" / "more").touch()

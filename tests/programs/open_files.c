@@ -1,7 +1,7 @@
 /* Copyright (c) 2026, Stillframe contributors
  * GNU General Public License v2.0 or later, so v3.0 too (see LICENSES/GPL-2.0-or-later.txt)
  * SPDX-License-Identifier: GPL-2.0-or-later */
-/* Open files of the kind that the second argument names: locks, watches, processes or unlinked ones. "check" looks at all of
+/* Open files of the kind that the second argument names: locks, watches, processes, unlinked or linked ones. "check" looks at all of
  * them and leaves all as it was. Descriptor 50 is one whose path a restore may change. */
 #include "victim.h"
 #include <sys/fanotify.h>
@@ -275,6 +275,28 @@ static void check_unlinked(void)
 	close(new);
 }
 
+static int renamed;
+
+static void make_linked(void)
+{
+	renamed = file("first name", O_RDWR | O_APPEND);
+	MUST(write(renamed, "what it says", 12));
+	snprintf(problems, sizeof(problems), "%s/second name", directory);
+	MUST(link(in_directory("first name"), problems));
+	MUST(unlink(in_directory("first name")));
+}
+
+static void check_linked(void)
+{
+	struct stat status, named;
+	char text[64];
+
+	CHECK(pread(renamed, text, sizeof(text), 0) == 12 && !memcmp(text, "what it says", 12));
+	CHECK(fcntl(renamed, F_GETFL) & O_APPEND && lseek(renamed, 0, SEEK_CUR) == 12);
+	CHECK(fstat(renamed, &status) == 0 && stat(in_directory("second name"), &named) == 0);
+	CHECK(status.st_ino == named.st_ino);
+}
+
 static const struct {
 	const char *name;
 	void (*make)(void), (*check)(void);
@@ -283,6 +305,7 @@ static const struct {
 	{ "watches", make_watches, check_watches },
 	{ "processes", make_processes, check_processes },
 	{ "unlinked", make_unlinked, check_unlinked },
+	{ "linked", make_linked, check_linked },
 };
 static int kind;
 

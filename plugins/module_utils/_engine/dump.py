@@ -207,6 +207,7 @@ def write(work: Work, tasks: Sequence[TaskImages], hierarchy: pstree.Pstree) -> 
     options.hook("post-dump", {"CRTOOLS_INIT_PID": str(options.tree)})
     manifest = describe(work, DUMP, work.files.manifest_files())
     manifest = work.directory.commit(inventory(manifest.id, options.track_mem), manifest, pages)
+    work.files.commit()
     work.trackers.remember(manifest.id)
     return manifest
 

@@ -43,6 +43,8 @@ class DumpOptions:
     """Let established TCP connections go: their sockets are closed once restored."""
     ghost_limit: int = 1 << 20
     """Bytes: the biggest unlinked file that is kept in the images."""
+    link_remap: bool = False
+    """Give files whose path no longer leads to them a name of the dump's own."""
     timeout: float = 10.0
     """Seconds allowed for stopping the tree."""
     force: bool = False

@@ -56,6 +56,7 @@ class Settings:
     tcp_close: bool = False
     ext_unix_sk: bool = False
     ghost_limit: int = 1 << 20
+    link_remap: bool = False
     file_validation: str = "buildid"
     manage_cgroups: str = "ignore"
     feature: tuple[str, ...] = ()

@@ -93,6 +93,7 @@ def _dump_options(session: Session) -> DumpOptions:
         tcp_established=settings.tcp_established,
         tcp_close=settings.tcp_close,
         ghost_limit=settings.ghost_limit,
+        link_remap=settings.link_remap,
         timeout=settings.timeout,
         force=settings.force,
         hook=session.hook(),

@@ -113,6 +113,7 @@ NUMBERS: Mapping[str, int] = {
     "ioprio_get": 252,
     "inotify_add_watch": 254,
     "openat": 257,
+    "linkat": 265,
     "unshare": 272,
     "set_robust_list": 273,
     "get_robust_list": 274,

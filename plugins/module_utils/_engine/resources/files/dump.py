@@ -74,6 +74,10 @@ class FilesDump:
         """Write the images; the tree may run by now. Raises ImagesError."""
         self._opened().write(images)
 
+    def commit(self) -> None:
+        """Note that the dump is complete: what was made on disk for it stays."""
+        self._opened().commit()
+
     def manifest_files(self) -> list[tuple[str, int, int, str, int]]:
         """Return (path, size, mtime in ns, build-id in hexadecimal or "", st_mode) of the regular files; after `write`."""
         facts = {fact.path: fact for fact in self._opened().facts()}
@@ -176,6 +180,10 @@ class _Collection:
         self._locks.write(images)
         for dump in self._dumps.values():
             dump.write(images)
+
+    def commit(self) -> None:
+        """Note that the dump is complete."""
+        self._regular().commit()
 
     def facts(self) -> list[FileFact]:
         """Return what is known of the files by path."""

@@ -20,6 +20,7 @@ from ...kernel.filelocks import LEASE, all_locks
 from .build_id import build_id, from_words, to_words
 from .ghost import GhostsDump, GhostsRestore, obstacle
 from .kind import Description, DumpContext, Entry, Kind, KindDump, KindRestore, OpenFile, RestoreContext, Task
+from .link_remap import LinksDump, LinksRestore, linked, may_link
 from .procfs import ProcFilesRestore, process_of, why_not
 from .status import for_open, open_again, set_flags
 
@@ -84,6 +85,7 @@ class RegularDump(KindDump):
     def __init__(self, context: DumpContext) -> None:
         super().__init__(context)
         self._ghosts = GhostsDump()
+        self._links = LinksDump()
         self._entries: list[tuple[Entry, int, os.stat_result]] = []
         self.facts: list[FileFact] = []
 
@@ -107,8 +109,11 @@ class RegularDump(KindDump):
         elif process_of(path) and _leads_to(path, status):
             yield Obstacle(pid, where, "a file of a process in /proc, which is gone when the tree is restored", "have the program close it")
         elif not process_of(path) and not _leads_to(path, status):
-            why = "its path no longer leads to it: it was renamed, replaced or mounted over, or lies in another mount namespace"
-            yield Obstacle(pid, where, why, "have the program open it again by its present path")
+            possible = may_link(path, status)
+            if not (possible and self.context.options.link_remap):
+                why = "its path no longer leads to it: it was renamed, replaced or mounted over, or lies in another mount namespace"
+                remedy = "have the program open it again by its present path"
+                yield Obstacle(pid, where, why, f"use link_remap, or {remedy}" if possible else remedy)
         try:
             path.encode()
         except UnicodeEncodeError:
@@ -131,6 +136,8 @@ class RegularDump(KindDump):
                 self._ghosts.remap(file_id, process_of(name), "PROCFS")
         elif status.st_nlink == 0:
             self._ghosts.add(local, status, file_id)
+        elif not _leads_to(name, status):
+            self._ghosts.remap(file_id, self._links.add(self.context, local, name, status), "LINKED")
         self._entries.append((entry, os.dup(local), status))
         return entry
 
@@ -149,10 +156,15 @@ class RegularDump(KindDump):
         """Write the unlinked files."""
         self._ghosts.write(images)
 
+    def commit(self) -> None:
+        """Let the names that were made on disk be: the dump is complete and needs them."""
+        self._links.keep()
+
     def close(self) -> None:
         """Drop our copies."""
         self._drop()
         self._ghosts.close()
+        self._links.close()
 
     def _drop(self) -> None:
         while self._entries:
@@ -179,17 +191,18 @@ class RegularRestore(KindRestore):
         super().__init__(context)
         self._ghosts = GhostsRestore(context.images, context.undo)
         self._remaps: dict[int, int] = {}
+        self._links = LinksRestore()
         self._ended: set[int] = set()
         self._of_processes = ProcFilesRestore(context, self._ended)
 
     def check(self, entries: Mapping[int, Entry]) -> Iterator[Obstacle]:
         """Compare what is on this machine with what was dumped."""
-        yield from self._read_remaps(entries)
+        self._read_remaps(entries)
         yield from self._ghosts.check(self._remaps, {file_id: entries[file_id].name for file_id in self._remaps})
         for file_id, entry in entries.items():
             if self._is_of_process(entry):
                 yield from self._of_processes.check(file_id, entry)
-            elif file_id not in self._remaps:
+            elif file_id not in self._remaps and file_id not in self._links.names:
                 yield from self._differences(file_id, entry)
 
     def open(self, entries: Mapping[int, Entry]) -> Mapping[int, int]:
@@ -198,7 +211,7 @@ class RegularRestore(KindRestore):
         for file_id in sorted(self._remaps, key=lambda one: (not stat.S_ISDIR(entries[one].mode), entries[one].name.count("/"))):
             self._ghosts.path(self._remaps[file_id], entries[file_id].name)  # a directory before what was in it
         for file_id, entry in entries.items():
-            if self._is_of_process(entry):
+            if self._is_of_process(entry) or entry.name in self._links.names.values():
                 continue
             if stat.S_ISFIFO(entry.mode):
                 found[file_id] = self.context.keep(self.open_path(file_id, entry, os.O_PATH))
@@ -213,18 +226,22 @@ class RegularRestore(KindRestore):
         self._of_processes.finish(task, entries)
 
     def settle(self) -> None:
-        """End the processes that stood for those that had ended."""
+        """End the processes that stood for those that had ended, and remove the names that were made for the images."""
         self._of_processes.settle()
+        self._links.settle()
 
     def _is_of_process(self, entry: Entry) -> bool:
         return self._of_processes.is_late(entry) or self._of_processes.is_ended(entry)
 
     def open_path(self, file_id: int, entry: Entry, flags: int | None = None) -> int:
         """Open the file of ENTRY with its flags, or with FLAGS."""
+        wanted = for_open(entry.flags if flags is None else flags)
+        if file_id in self._links.names:
+            return self._links.open(file_id, entry.name, wanted)
         path = self._ghosts.path(self._remaps[file_id], entry.name) if file_id in self._remaps else entry.name
-        return os.open(path, for_open(entry.flags if flags is None else flags))
+        return os.open(path, wanted)
 
-    def _read_remaps(self, entries: Mapping[int, Entry]) -> Iterator[Obstacle]:
+    def _read_remaps(self, entries: Mapping[int, Entry]) -> None:
         kinds, images = enum("remap_type"), self.context.images
         remaps: Sequence[Entry] = images.read("remap-fpath") if images.has("remap-fpath") else []
         for remap in remaps:
@@ -233,9 +250,8 @@ class RegularRestore(KindRestore):
                 continue
             if remap.HasField("remap_type") and remap.remap_type == kinds["PROCFS"]:
                 self._ended.add(remap.remap_id)
-            elif remap.HasField("remap_type") and remap.remap_type != kinds["GHOST"]:
-                why = "it was dumped through a link of its own (link-remap)"
-                yield self._obstacle(remap.orig_id, entry, why, "restore it with CRIU")
+            elif remap.HasField("remap_type") and remap.remap_type == kinds["LINKED"]:
+                self._links.names[remap.orig_id] = linked(images, entries, remap)
             else:
                 self._remaps[remap.orig_id] = remap.remap_id
 
