@@ -98,7 +98,8 @@ options:
     default: false
   file_locks:
     description:
-      - Accepted for trees without file locks. A tree that holds any is refused, with or without it. Carrying them is not supported yet.
+      - Carry file locks (POSIX, flock and OFD locks) and leases. Without it, a tree that holds any is refused.
+      - To be set for the restore too. What another process has locked meanwhile keeps the tree from being restored.
     type: bool
     default: false
   ext_unix_sk:

@@ -68,6 +68,13 @@ options:
       - Of files that only the tree sees, in a private C(/tmp) or a tmpfs of its own, each mount may have as much, but at least V(64M).
     type: str
     default: 1M
+  link_remap:
+    description:
+      - Carry files that the tree has open and that are no longer under the path that they were opened by, but have other names.
+      - Each of them gets a further name in the directory of its old path, C(link_remap.N), until the tree is restored from this dump.
+      - Without it, such a tree is refused.
+    type: bool
+    default: false
 seealso:
   - module: stillframe.checkpoint.restore
   - module: stillframe.checkpoint.pre_dump
@@ -262,6 +269,7 @@ ARGUMENTS: _argspecs.ArgumentSpec = {
     "track_mem": {"type": "bool", "default": False},
     "freeze": {"type": "str", "choices": ["auto", "live", "snapshot", "hold"], "default": "auto"},
     "ghost_limit": {"type": "str", "default": "1M"},
+    "link_remap": {"type": "bool", "default": False},
 }
 
 

@@ -177,7 +177,7 @@ def test_a_parent_that_is_not_there_or_of_another_tree(lab: Lab, victim: Victim)
 
 KINDS = {
     "io_uring": ("fd 50", "io_uring"),
-    "inotify": ("fd 50", "inotify"),
+    "fanotify": ("fd 50", "decides on accesses"),
     "established": ("fd 50", "established|connect"),
     "userfaultfd": ("fd 50", "userfaultfd"),
     "pidfd": ("fd 50", "pidfd"),

@@ -272,13 +272,13 @@ def refused(directory: str) -> dict[str, int]:
     socket.send_fds(carrier[0], [b"x"], [locked])
     found = {
         "locked": locked,
-        "inotify": libc.inotify_init1(0),
+        "fanotify": libc.fanotify_init(4, 0),  # FAN_CLASS_CONTENT
         "memfd": os.memfd_create("anything"),
         "terminal": os.open("/dev/ptmx", os.O_RDWR | os.O_NOCTTY),
         "netlink": socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0).detach(),
-        "pidfd": os.pidfd_open(os.getpid()),
+        "pidfd": os.pidfd_open(1),
         "namespace": os.open("/proc/self/ns/net", os.O_RDONLY),
-        "process": os.open("/proc/self/status", os.O_RDONLY),
+        "process": os.open(f"/proc/{os.getppid()}/status", os.O_RDONLY),
         "carrier": carrier[1].detach(),
     }
     carrier[0].detach()

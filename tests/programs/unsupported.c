@@ -11,7 +11,7 @@
 #include <linux/seccomp.h>
 #include <linux/userfaultfd.h>
 #include <netinet/in.h>
-#include <sys/inotify.h>
+#include <sys/fanotify.h>
 #include <sys/ioctl.h>
 #include <sys/shm.h>
 #include <sys/socket.h>
@@ -30,12 +30,9 @@ static void io_uring(void)
 	hold(syscall(SYS_io_uring_setup, 4, &parameters));
 }
 
-static void inotify(void)
+static void fanotify(void)
 {
-	int fd = MUST(inotify_init1(0));
-
-	MUST(inotify_add_watch(fd, directory, IN_CREATE));
-	hold(fd);
+	hold(fanotify_init(FAN_CLASS_CONTENT, O_RDONLY));
 }
 
 static void established(void)
@@ -124,7 +121,7 @@ static const struct {
 	const char *name;
 	void (*make)(void);
 } kinds[] = {
-	{ "io_uring", io_uring }, { "inotify", inotify }, { "established", established }, { "userfaultfd", uffd }, { "system_v", system_v },
+	{ "io_uring", io_uring }, { "fanotify", fanotify }, { "established", established }, { "userfaultfd", uffd }, { "system_v", system_v },
 	{ "aio", aio }, { "seccomp", seccomp }, { "pty", pty }, { "namespace", namespace }, { "lock", lock }, { "ghost", ghost },
 };
 
@@ -139,7 +136,7 @@ int main(int argc, char **argv)
 		if (!strcmp(argv[2], kinds[kind].name))
 			kinds[kind].make();
 	if (!strcmp(argv[2], "pidfd"))
-		hold(syscall(SYS_pidfd_open, getpid(), 0));
+		hold(syscall(SYS_pidfd_open, 1, 0));
 	else if (!strcmp(argv[2], "netlink"))
 		hold(socket(AF_NETLINK, SOCK_RAW, NETLINK_ROUTE));
 	serve(obey);

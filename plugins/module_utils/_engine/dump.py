@@ -221,6 +221,7 @@ def write(
     options.hook("post-dump", {"CRTOOLS_INIT_PID": str(options.tree)})
     manifest = describe(work, DUMP, work.files.manifest_files())
     manifest = work.directory.commit(inventory(manifest.id, options.track_mem, network_lock=work.files.lock_method()), manifest, pages)
+    work.files.commit()
     work.trackers.remember(manifest.id)
     return manifest
 

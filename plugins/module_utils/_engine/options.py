@@ -47,6 +47,8 @@ class DumpOptions:
     """Let go the connections that nobody has accepted yet."""
     ghost_limit: int = 1 << 20
     """Bytes: the biggest unlinked file that is kept in the images; also the most, or 64 MiB, in files of a mount that only the tree has."""
+    link_remap: bool = False
+    """Give files whose path no longer leads to them a name of the dump's own."""
     timeout: float = 10.0
     """Seconds allowed for stopping the tree."""
     force: bool = False

@@ -340,6 +340,7 @@ def _place_descriptors(task: TaskImages, leader: Tracee, files: FilesRestore) ->
             reply.check()
         files.finish(task.pid, task.files_id, leader)
         leader.call("close_range", floor, _ALL_DESCRIPTORS, 0)
+        files.set_locks(task.pid, task.files_id, leader)
     except OSError as error:
         raise RestoreError(f"process {task.pid} cannot get its descriptors ({error}); check what else limits them") from error
 

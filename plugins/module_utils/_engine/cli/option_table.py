@@ -76,12 +76,13 @@ MEMORY = (
 
 STATE = (
     _supported("shell-job", FLAG, "allow a session or terminal that belongs to a process outside the tree", "j", twin=True),
-    _supported("file-locks", FLAG, "accepted for trees without file locks; one that holds any is refused for now", "l", twin=True),
+    _supported("file-locks", FLAG, "carry file locks and leases; without it a tree that holds any is refused", "l", twin=True),
     _supported("tcp-established", FLAG, "carry TCP connections: their packets are dropped until they are restored", twin=True),
     _supported("tcp-close", FLAG, "let TCP connections go: their sockets are closed once restored", twin=True),
     _supported("skip-in-flight", FLAG, "let go the TCP connections that nobody has accepted yet", twin=True),
     _supported("ext-unix-sk", OPTIONAL, "allow unix sockets whose peer is outside the tree", "x"),
     _supported("ghost-limit", VALUE, "largest unlinked file kept in the images; K, M or G may follow (default: 1M)", metavar="SIZE"),
+    _supported("link-remap", FLAG, "give files that are no longer under their path a name, link_remap.N, until the restore", twin=True),
     _supported(
         "file-validation",
         VALUE,
@@ -123,7 +124,6 @@ HARMLESS_OPTIONS = (
     _harmless("pre-dump-mode", VALUE, "memory is always read from outside the task", choices=("splice", "read")),
     _harmless("ghost-fiemap", FLAG, "a matter of speed only", twin=True),
     _harmless("evasive-devices", FLAG, "permits a substitute that is never needed: a device is opened by its own path", twin=True),
-    _harmless("link-remap", FLAG, "permits a change of the filesystem that is never made: unlinked files go into the images", twin=True),
     _harmless("force-irmap", FLAG, "permits a search for watched files that is never made: a watch without a path is refused", twin=True),
     _harmless("allow-uprobes", FLAG, "permits a mapping that is refused by name", twin=True),
     _harmless("skip-file-rwx-check", FLAG, "permission bits are not compared", twin=True),

@@ -58,6 +58,7 @@ class Settings:
     skip_in_flight: bool = False
     ext_unix_sk: bool = False
     ghost_limit: int = 1 << 20
+    link_remap: bool = False
     file_validation: str = "buildid"
     manage_cgroups: str = "auto"
     feature: tuple[str, ...] = ()

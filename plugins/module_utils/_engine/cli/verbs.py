@@ -95,6 +95,7 @@ def _dump_options(session: Session) -> DumpOptions:
         tcp_close=settings.tcp_close,
         skip_in_flight=settings.skip_in_flight,
         ghost_limit=settings.ghost_limit,
+        link_remap=settings.link_remap,
         timeout=settings.timeout,
         force=settings.force,
         hook=session.hook(),

@@ -36,6 +36,8 @@ class FdInfo:
     targets: tuple[EpollTarget, ...] = ()
     locks: tuple[str, ...] = ()
     """The `lock:` lines: file locks and leases that this process holds on the file."""
+    marks: tuple[str, ...] = ()
+    """The lines of inotify and fanotify, one a watch."""
 
     @property
     def cloexec(self) -> bool:
@@ -69,16 +71,19 @@ def parse(text: str) -> FdInfo:
     values: dict[str, str] = {}
     targets: list[EpollTarget] = []
     locks: list[str] = []
+    marks: list[str] = []
     for line in text.splitlines():
         key, _colon, value = line.partition(":")
         if key == "tfd":
             targets.append(_target(line))
         elif key == "lock":
             locks.append(value.strip())
+        elif key.startswith(("inotify ", "fanotify ")):
+            marks.append(line)
         else:
             values[key] = value.strip()
     pos, flags, mnt_id = int(values.pop("pos")), int(values.pop("flags"), 8), int(values.pop("mnt_id", "-1"))
-    return FdInfo(pos, flags, mnt_id, values, tuple(targets), tuple(locks))
+    return FdInfo(pos, flags, mnt_id, values, tuple(targets), tuple(locks), tuple(marks))
 
 
 def _target(line: str) -> EpollTarget:

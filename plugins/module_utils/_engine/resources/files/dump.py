@@ -18,6 +18,7 @@ from ...kernel.sock_diag import UnixSocket, UnixSockets
 from ...options import DumpOptions
 from ..mounts.view import TreeView
 from .kind import Description, Entry, Kind, KindDump, OpenFile
+from .locks import LocksDump
 from .registry import KINDS
 from .regular import FileFact, RegularDump
 from .status import read_owner
@@ -74,6 +75,10 @@ class FilesDump:
         """Write the images; the tree may run by now. Raises ImagesError."""
         self._opened().write(images)
 
+    def commit(self) -> None:
+        """Note that the dump is complete: what was made on disk for it stays."""
+        self._opened().commit()
+
     def manifest_files(self) -> list[tuple[str, int, int, str, int]]:
         """Return (path, size, mtime in ns, build-id in hexadecimal or "", st_mode) of the regular files; after `write`."""
         facts = {fact.path: fact for fact in self._opened().facts()}
@@ -122,6 +127,7 @@ class _Collection:
         self._kinds: dict[int, Kind | None] = {}
         self._unix_sockets: UnixSockets | None = None
         self._dumps: dict[str, KindDump] = {}
+        self._locks = LocksDump(options.file_locks)
         self._files: list[tuple[str, Entry]] = []
         self._tables: dict[int, list[Entry]] = {}
         self._opened: dict[tuple[int, int, int], int] = {}
@@ -146,7 +152,9 @@ class _Collection:
         if obstacles:
             raise UnsupportedError(obstacles)
         file_of: dict[tuple[int, int], tuple[int, Kind]] = {}
-        for shared in self._survey.descriptions():
+        descriptions = self._survey.descriptions()
+        self._locks.collect(self._survey.tables, descriptions)
+        for shared in descriptions:
             kind = self._kinds[shared[0].local]
             if kind is None:
                 raise UnsupportedError([unsupported(shared[0])])
@@ -183,6 +191,7 @@ class _Collection:
         images.write("files", entries)
         for table_id, table in self._tables.items():
             images.write(f"fdinfo-{table_id}", table)
+        self._locks.write(images)
         for dump in self._dumps.values():
             dump.write(images)
 
@@ -194,6 +203,10 @@ class _Collection:
         """Tell every kind that the tree ends."""
         for dump in self._dumps.values():
             dump.keep(dump_id, pids)
+
+    def commit(self) -> None:
+        """Note that the dump is complete."""
+        self._regular().commit()
 
     def facts(self) -> list[FileFact]:
         """Return what is known of the files by path."""
@@ -228,6 +241,10 @@ class _Collection:
         """Keep a warning, once."""
         self._warnings[message_text] = None
 
+    def pids(self) -> Sequence[int]:
+        """Return the processes of the tree."""
+        return [pid for table in self._survey.tables for pid in table.pids]
+
     def files(self) -> Sequence[OpenFile]:
         """Return every descriptor of the tree."""
         return [file for table in self._survey.tables for file in table.files]
@@ -256,6 +273,9 @@ class _Collection:
                 yield unsupported(file)
             else:
                 yield from self._dump(kind).check(file)
+        for table in self._survey.tables:
+            for file in table.files:
+                yield from self._locks.check(file, table.pids)
 
     def _collect_one(self, file: OpenFile, file_id: int, kind: Kind) -> None:
         try:

@@ -78,11 +78,10 @@ class FifoRestore(KindRestore):
         found: dict[int, int] = {}
         try:
             for file_id, entry in entries.items():
-                path = paths[_path_id(entry)]
-                name, root = self.context.place(path)
-                holders.append(os.open(name, os.O_RDWR | os.O_CLOEXEC, dir_fd=root))
-                found[file_id] = self.context.keep(os.open(name, for_open(path.flags), dir_fd=root))
-                set_flags(found[file_id], path.flags)
+                place, flags = f"/proc/self/fd/{self.context.local(_path_id(entry))}", paths[_path_id(entry)].flags
+                holders.append(os.open(place, os.O_RDWR | os.O_CLOEXEC))
+                found[file_id] = self.context.keep(os.open(place, for_open(flags)))
+                set_flags(found[file_id], flags)
                 if entry.pipe_id not in self._filled:
                     self._filled.add(entry.pipe_id)
                     fill_pipe(holders[-1], contents.get(entry.pipe_id))

@@ -26,13 +26,13 @@ BLOCK = 512
 """Bytes of one st_blocks unit (stat(2))."""
 CHUNK = 1 << 20
 """Bytes of content in one entry."""
-_CARRIED = (stat.S_IFREG, stat.S_IFDIR)
+_CARRIED = (stat.S_IFREG, stat.S_IFDIR, stat.S_IFIFO, stat.S_IFLNK, stat.S_IFCHR)
 
 
 def obstacle(where: str, pid: int, status: os.stat_result, limit: int) -> Obstacle | None:
     """Return what keeps an unlinked file from being carried, None when nothing does."""
     if stat.S_IFMT(status.st_mode) not in _CARRIED:
-        return Obstacle(pid, where, "an unlinked file that is neither regular nor a directory", "have the program close it")
+        return Obstacle(pid, where, "an unlinked file of a kind that cannot be made again", "have the program close it")
     if stat.S_ISREG(status.st_mode) and status.st_blocks * BLOCK > limit:
         why = f"an unlinked file of {status.st_blocks * BLOCK} bytes, more than ghost_limit ({limit})"
         return Obstacle(pid, where, why, "raise ghost_limit, or have the program close the file")
@@ -47,6 +47,8 @@ class _Ghost:
     local: int
     status: os.stat_result
     file_ids: list[int]
+    target: str
+    """Of a symbolic link."""
 
 
 class GhostsDump:
@@ -54,22 +56,29 @@ class GhostsDump:
 
     def __init__(self) -> None:
         self._ghosts: dict[tuple[int, int], _Ghost] = {}
+        self._others: list[Entry] = []
+
+    def remap(self, file_id: int, remap_id: int, kind: str) -> None:
+        """Keep a remap of another KIND of enum remap_type."""
+        self._others.append(message("remap_file_path_entry")(orig_id=file_id, remap_id=remap_id, remap_type=enum("remap_type")[kind]))
 
     def add(self, local: int, status: os.stat_result, file_id: int) -> None:
         """Keep the file that our descriptor LOCAL has open, and that file FILE_ID of the images refers to."""
         key = (status.st_dev, status.st_ino)
         ghost = self._ghosts.get(key)
         if ghost is None:
-            ghost = self._ghosts[key] = _Ghost(len(self._ghosts) + 1, _snapshot(local, status), status, [])
+            target = os.readlink("", dir_fd=local) if stat.S_ISLNK(status.st_mode) else ""
+            ghost = self._ghosts[key] = _Ghost(len(self._ghosts) + 1, _snapshot(local, status), status, [], target)
         ghost.file_ids.append(file_id)
 
     def write(self, images: ImagesDir) -> None:
         """Write remap-fpath and the ghost files."""
-        remaps = [(file_id, ghost.id) for ghost in self._ghosts.values() for file_id in ghost.file_ids]
+        remap, kind = message("remap_file_path_entry"), enum("remap_type")["GHOST"]
+        ghosts = [(file_id, ghost.id) for ghost in self._ghosts.values() for file_id in ghost.file_ids]
+        remaps = [remap(orig_id=file_id, remap_id=ghost_id, remap_type=kind) for file_id, ghost_id in ghosts] + self._others
         if not remaps:
             return
-        remap, kind = message("remap_file_path_entry"), enum("remap_type")["GHOST"]
-        images.write("remap-fpath", [remap(orig_id=file_id, remap_id=ghost_id, remap_type=kind) for file_id, ghost_id in remaps])
+        images.write("remap-fpath", remaps)
         for ghost in self._ghosts.values():
             images.write(f"ghost-file-{ghost.id:x}", _entries(ghost))
 
@@ -126,6 +135,10 @@ def _entries(ghost: _Ghost) -> Iterator[Any]:
     entry.mtim.CopyFrom(timeval(tv_sec=int(status.st_mtime), tv_usec=status.st_mtime_ns // 1000 % 1000000))
     if stat.S_ISREG(status.st_mode):
         entry.chunks, entry.size = True, status.st_size
+    elif stat.S_ISCHR(status.st_mode):
+        entry.rdev = status.st_rdev
+    elif stat.S_ISLNK(status.st_mode):
+        entry.symlnk_target = ghost.target
     yield entry
     if ghost.local < 0:
         return
@@ -151,12 +164,15 @@ class GhostsRestore:
             if not self._images.has(f"ghost-file-{ghost_id:x}"):
                 raise ImagesError(f"{self._images.file(f'ghost-file-{ghost_id:x}')} is missing; use another copy of the dump")
             directory = os.path.dirname(names[file_id])
+            while not os.path.lexists(directory):  # unlinked too: it is made for a moment
+                directory = os.path.dirname(directory)
             if not os.path.isdir(directory):
-                yield Obstacle(0, names[file_id], f"the directory {directory} of this unlinked file is missing", "make the directory")
+                yield Obstacle(0, names[file_id], f"{directory}, in which this unlinked file was, is no directory", "make it one")
 
     def path(self, ghost_id: int, name: str) -> str:
         """Return the path of ghost GHOST_ID, made beside NAME where it was unlinked from, or under NAME itself when that is free."""
         if ghost_id not in self._paths:
+            self._make_directories(os.path.dirname(name))
             path = name if not os.path.lexists(name) else f"{name}.cr.{ghost_id:x}.ghost"
             self._make(ghost_id, path)
             self._paths[ghost_id] = path
@@ -171,6 +187,16 @@ class GhostsRestore:
             else:
                 os.unlink(path)
 
+    def _make_directories(self, path: str) -> None:
+        if not os.path.isdir(path):
+            self._make_directories(os.path.dirname(path))
+            os.mkdir(path, 0o700)
+            self._note(path)
+
+    def _note(self, path: str) -> None:
+        self._made.append(path)
+        self._undo(self.unlink)
+
     def _make(self, ghost_id: int, path: str) -> None:
         entries = self._images.entries(f"ghost-file-{ghost_id:x}")
         if not entries:
@@ -180,14 +206,20 @@ class GhostsRestore:
             os.mkdir(path, 0o700)
         elif kind == stat.S_IFREG:
             _fill(path, head, [ImageEntry(head, entries[0].payload), *entries[1:]])
+        elif kind == stat.S_IFIFO:
+            os.mkfifo(path, 0o600)
+        elif kind == stat.S_IFCHR:
+            os.mknod(path, kind | 0o600, head.rdev)
+        elif kind == stat.S_IFLNK:
+            os.symlink(head.symlnk_target, path)
         else:
             raise RestoreError(f"the unlinked file {path} is of a kind ({kind:#o}) that cannot be made again; dump without it")
-        self._made.append(path)
-        self._undo(self.unlink)
-        os.chown(path, head.uid, head.gid)
-        os.chmod(path, stat.S_IMODE(head.mode))
+        self._note(path)
+        os.chown(path, head.uid, head.gid, follow_symlinks=False)
+        if kind != stat.S_IFLNK:
+            os.chmod(path, stat.S_IMODE(head.mode))
         if head.HasField("atim") and head.HasField("mtim"):
-            os.utime(path, ns=(_nanoseconds(head.atim), _nanoseconds(head.mtim)))
+            os.utime(path, ns=(_nanoseconds(head.atim), _nanoseconds(head.mtim)), follow_symlinks=False)
 
 
 def _nanoseconds(time: Entry) -> int:

@@ -78,6 +78,9 @@ class DumpContext(Protocol):
     def warn(self, message: str) -> None:
         """Keep a warning for the caller."""
 
+    def pids(self) -> Sequence[int]:
+        """Return the processes of the tree."""
+
     def files(self) -> Sequence[OpenFile]:
         """Return every descriptor of the tree."""
 
@@ -170,8 +173,14 @@ class RestoreContext(Protocol):
     def keep(self, local: int) -> int:
         """Take over our descriptor LOCAL: return it under a number that no task wants; it is closed when the restore ends."""
 
+    def local(self, file_id: int, flags: int | None = None) -> int:
+        """Return our descriptor of file FILE_ID of a kind that was opened before. Raises ImagesError when the images have no such file."""
+
     def entries_of(self, type_name: str) -> Mapping[int, Entry]:
         """Return the entries of one type of files.img by their file ids."""
+
+    def pids(self) -> Sequence[int]:
+        """Return the processes of the images."""
 
     def tables(self) -> Mapping[int, Sequence[Entry]]:
         """Return the fdinfo entries of every descriptor table by its files_id."""
@@ -199,6 +208,9 @@ class KindRestore:
 
     def finish(self, task: Task, entries: Mapping[int, Entry], files: Mapping[int, int]) -> None:
         """Do what needs the task, once for each table; FILES are our descriptors by file id."""
+
+    def settle(self) -> None:
+        """Put right what the restore itself has changed; all tasks are complete, and none runs yet."""
 
 
 @dataclass(frozen=True)

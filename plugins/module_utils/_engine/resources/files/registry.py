@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from .epoll import EPOLLS
 from .eventfd import EVENTFDS
+from .fanotify import FANOTIFIES
 from .fifo import FIFOS
 from .inet_socket import INET_SOCKETS
+from .inotify import INOTIFIES
 from .kind import Kind
+from .pidfd import PIDFDS
 from .pipe import PIPES
 from .regular import REGULAR
 from .signalfd import SIGNALFDS
@@ -23,7 +26,10 @@ KINDS: tuple[Kind, ...] = (
     EVENTFDS,
     TIMERFDS,
     SIGNALFDS,
+    PIDFDS,
     UNIX_SOCKETS,
     INET_SOCKETS,
+    INOTIFIES,
+    FANOTIFIES,
     EPOLLS,
 )

@@ -16,10 +16,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from ...errors import Obstacle
 from ...images.image import ImagesDir
 from ...images.schema import enum, message
+from ...kernel.filelocks import LEASE, all_locks
 from ..mounts.view import OUR_OWN, TreeView
 from .build_id import build_id, from_words, to_words
 from .ghost import GhostsDump, GhostsRestore, obstacle
-from .kind import Description, DumpContext, Entry, Kind, KindDump, KindRestore, OpenFile, RestoreContext
+from .kind import Description, DumpContext, Entry, Kind, KindDump, KindRestore, OpenFile, RestoreContext, Task
+from .link_remap import LinksDump, LinksRestore, linked, may_link
+from .procfs import ProcFilesRestore, process_of, why_not
 from .status import for_open, open_again, set_flags
 
 MEM_MAJOR = 1
@@ -83,15 +86,19 @@ class RegularDump(KindDump):
     def __init__(self, context: DumpContext) -> None:
         super().__init__(context)
         self._ghosts = GhostsDump()
+        self._links = LinksDump()
         self._entries: list[tuple[Entry, int, os.stat_result]] = []
         self.facts: list[FileFact] = []
 
     def check(self, file: OpenFile) -> Iterator[Obstacle]:
         """Return what keeps FILE from being opened again by its path."""
-        if file.info.locks:
-            why = "the process holds a lock or a lease on it; file locks are not carried yet"
-            yield file.obstacle(why, "have the program release the lock")
-        yield from self.check_path(file.pid, file.where, file.link, file.stat, file.local)
+        path = plain_path(file.link, file.stat, self.context.view, file.local)
+        if process_of(path):
+            why = why_not(path, _leads_to(path, file.stat, self.context.view, file.local), self.context.pids())
+            if why:
+                yield file.obstacle(why, "have the program close it")
+        else:
+            yield from self.check_path(file.pid, file.where, file.link, file.stat, file.local)
 
     def check_path(self, pid: int, where: str, link: str, status: os.stat_result, local: int = -1) -> Iterator[Obstacle]:
         """Return what keeps the file of STATUS, ours as LOCAL, seen by the path LINK, from being opened again by it."""
@@ -100,11 +107,14 @@ class RegularDump(KindDump):
             found = obstacle(where, pid, status, self.context.options.ghost_limit)
             if found:
                 yield found
-        elif not _leads_to(path, status, self.context.view, local):
-            why = "its path no longer leads to it: it was renamed, replaced or mounted over, or lies in a third mount namespace"
-            yield Obstacle(pid, where, why, "have the program open it again by its present path")
-        elif path.startswith("/proc/") and path.split("/")[2].isdigit():
+        elif process_of(path) and _leads_to(path, status, self.context.view, local):
             yield Obstacle(pid, where, "a file of a process in /proc, which is gone when the tree is restored", "have the program close it")
+        elif not process_of(path) and not _leads_to(path, status, self.context.view, local):
+            possible = not self.context.view.foreign and may_link(path, status)
+            if not (possible and self.context.options.link_remap):
+                why = "its path no longer leads to it: it was renamed, replaced or mounted over, or lies in a third mount namespace"
+                remedy = "have the program open it again by its present path"
+                yield Obstacle(pid, where, why, f"use link_remap, or {remedy}" if possible else remedy)
         try:
             path.encode()
         except UnicodeEncodeError:
@@ -124,17 +134,25 @@ class RegularDump(KindDump):
             entry.size = status.st_size
         if self.context.view.outside(local):
             entry.stillframe_outside = True
-        if status.st_nlink == 0:
+        leads = _leads_to(name, status, self.context.view, local)
+        if process_of(name):
+            if not leads:
+                self._ghosts.remap(file_id, process_of(name), "PROCFS")
+        elif status.st_nlink == 0:
             self._ghosts.add(local, status, file_id)
+        elif not leads:
+            self._ghosts.remap(file_id, self._links.add(self.context, local, name, status), "LINKED")
         self._entries.append((entry, os.dup(local), status))
         return entry
 
     def settle(self) -> None:
         """Add the build-ids to the entries; the tree may run by now."""
+        leases = [lock for lock in all_locks() if lock.kind == LEASE]
         for entry, local, status in self._entries:
-            found = _build_id_of(local, status)
+            leased = any(lease.is_of(status) for lease in leases)  # opening it would break the lease
+            found = b"" if leased else _build_id_of(local, status)
             entry.build_id.extend(to_words(found))
-            if stat.S_ISREG(status.st_mode) and status.st_nlink:
+            if stat.S_ISREG(status.st_mode) and status.st_nlink and not process_of(entry.name):
                 self.facts.append(FileFact(entry.name, status.st_size, status.st_mtime_ns, found.hex(), status.st_mode))
         self._drop()
 
@@ -142,10 +160,15 @@ class RegularDump(KindDump):
         """Write the unlinked files."""
         self._ghosts.write(images)
 
+    def commit(self) -> None:
+        """Let the names that were made on disk be: the dump is complete and needs them."""
+        self._links.keep()
+
     def close(self) -> None:
         """Drop our copies."""
         self._drop()
         self._ghosts.close()
+        self._links.close()
 
     def _drop(self) -> None:
         while self._entries:
@@ -172,45 +195,69 @@ class RegularRestore(KindRestore):
         super().__init__(context)
         self._ghosts = GhostsRestore(context.images, context.undo)
         self._remaps: dict[int, int] = {}
+        self._links = LinksRestore()
+        self._ended: set[int] = set()
+        self._of_processes = ProcFilesRestore(context, self._ended)
 
     def check(self, entries: Mapping[int, Entry]) -> Iterator[Obstacle]:
         """Compare what is on this machine with what was dumped."""
-        yield from self._read_remaps(entries)
+        self._read_remaps(entries)
         yield from self._ghosts.check(self._remaps, {file_id: entries[file_id].name for file_id in self._remaps})
         for file_id, entry in entries.items():
-            if file_id not in self._remaps:
+            if self._is_of_process(entry):
+                yield from self._of_processes.check(file_id, entry)
+            elif file_id not in self._remaps and file_id not in self._links.names:
                 yield from self._differences(file_id, entry)
 
     def open(self, entries: Mapping[int, Entry]) -> Mapping[int, int]:
-        """Open all, at their offsets. FIFOs are left to their own kind."""
-        found: dict[int, int] = {}
+        """Open all, at their offsets; of FIFOs only the place (O_PATH), for their own kind."""
+        found = self._of_processes.open(entries)
+        for file_id in sorted(self._remaps, key=lambda one: (not stat.S_ISDIR(entries[one].mode), entries[one].name.count("/"))):
+            self._ghosts.path(self._remaps[file_id], entries[file_id].name)  # a directory before what was in it
         for file_id, entry in entries.items():
-            if not stat.S_ISFIFO(entry.mode):
+            if self._is_of_process(entry) or entry.name in self._links.names.values():
+                continue
+            if stat.S_ISFIFO(entry.mode):
+                found[file_id] = self.context.keep(self.open_path(file_id, entry, os.O_PATH))
+            else:
                 found[file_id] = self.context.keep(self.open_path(file_id, entry))
                 _seek(found[file_id], entry)
         self._ghosts.unlink()
         return found
 
+    def finish(self, task: Task, entries: Mapping[int, Entry], files: Mapping[int, int]) -> None:
+        """Have TASK open its files in /proc."""
+        self._of_processes.finish(task, entries)
+
+    def settle(self) -> None:
+        """End the processes that stood for those that had ended, and remove the names that were made for the images."""
+        self._of_processes.settle()
+        self._links.settle()
+
+    def _is_of_process(self, entry: Entry) -> bool:
+        return self._of_processes.is_late(entry) or self._of_processes.is_ended(entry)
+
     def open_path(self, file_id: int, entry: Entry, flags: int | None = None) -> int:
         """Open the file of ENTRY with its flags, or with FLAGS."""
         wanted = for_open(entry.flags if flags is None else flags)
+        if file_id in self._links.names:
+            return self._links.open(file_id, entry.name, wanted)
         if file_id in self._remaps:
             return os.open(self._ghosts.path(self._remaps[file_id], entry.name), wanted)
         path, root = self.context.place(entry)
         return os.open(path, wanted, dir_fd=root)
 
-    def _read_remaps(self, entries: Mapping[int, Entry]) -> Iterator[Obstacle]:
+    def _read_remaps(self, entries: Mapping[int, Entry]) -> None:
         kinds, images = enum("remap_type"), self.context.images
         remaps: Sequence[Entry] = images.read("remap-fpath") if images.has("remap-fpath") else []
         for remap in remaps:
             entry = entries.get(remap.orig_id)
             if entry is None:
                 continue
-            if remap.HasField("remap_type") and remap.remap_type != kinds["GHOST"]:
-                why = "it was dumped through a link of its own (link-remap) or as a file of an ended process"
-                yield self._obstacle(remap.orig_id, entry, why, "restore it with CRIU")
-            elif stat.S_ISFIFO(entry.mode):
-                yield self._obstacle(remap.orig_id, entry, "an unlinked FIFO, which is not restored yet", "restore it with CRIU")
+            if remap.HasField("remap_type") and remap.remap_type == kinds["PROCFS"]:
+                self._ended.add(remap.remap_id)
+            elif remap.HasField("remap_type") and remap.remap_type == kinds["LINKED"]:
+                self._links.names[remap.orig_id] = linked(images, entries, remap)
             else:
                 self._remaps[remap.orig_id] = remap.remap_id
 

@@ -16,6 +16,7 @@ from ...options import RestoreOptions
 from ..mounts.restore import MountsRestore
 from .descriptor_limit import allow_descriptors
 from .kind import Descriptor, Entry, Kind, KindRestore, Stub, Task
+from .locks import LocksRestore
 from .memfd import anonymous_objects
 from .registry import KINDS
 from .status import set_owner
@@ -24,6 +25,7 @@ __all__ = ["Descriptor", "FilesRestore", "Stub"]
 
 FD_CLOEXEC = 1
 _FDINFO = "fdinfo-"
+_IDS = "ids-"
 _OWNED_TYPES = ("PIPE", "UNIXSK", "INETSK")
 """What has an inode of its own that belongs to the user who made it."""
 
@@ -39,6 +41,8 @@ class FilesRestore:
         self._entries: dict[str, dict[int, Entry]] | None = None
         self._tables: dict[int, list[Entry]] = {}
         self._restores: dict[str, KindRestore] = {}
+        self._locks: LocksRestore | None = None
+        self._committed = False
         self._locals: dict[int, int] = {}
         self._reopened: dict[tuple[int, int], int] = {}
         self._kept: list[int] = []
@@ -72,7 +76,7 @@ class FilesRestore:
                     obstacles += self._restore(kind).check(entries[kind.type])
                 except OSError as error:
                     raise KernelError(f"it cannot be seen whether files of type {kind.type} fit here ({error}); run as root") from error
-        return obstacles
+        return obstacles + list(self._file_locks().check(self._paths()))
 
     def open(self) -> None:
         """Open every file: offsets, flags, content of pipes and sockets, counters. RestoreError names the one that failed."""
@@ -129,14 +133,27 @@ class FilesRestore:
         except OSError as error:
             raise RestoreError(f"the descriptors of process {pid} cannot be completed ({error}); restore again") from error
 
+    def set_locks(self, pid: int, files_id: int, stub: Stub) -> None:
+        """Have task PID set its file locks, when it closes no descriptor any more: that would drop them. RestoreError when one is taken."""
+        owners = {file_id: entry for entries in self._read().values() for file_id, entry in entries.items() if hasattr(entry, "fown")}
+        self._file_locks().set(pid, stub, self.descriptors(files_id), owners)
+
     def warnings(self) -> list[str]:
         """Return what the caller should know, each once."""
         return list(self._warnings)
 
     def commit(self) -> None:
-        """Note that the restore is complete: what was made on disk stays, and connections go on. RestoreError when they can't."""
+        """Note that the restore is complete: what was made on disk stays, and connections go on. Raises RestoreError when they can't."""
+        if self._committed:
+            return
+        try:
+            for restore in self._restores.values():
+                restore.settle()
+        except OSError as error:
+            raise RestoreError(f"the restored files cannot be completed ({error}); restore again") from error
         for restore in self._restores.values():
             restore.go()
+        self._committed = True
         self._undo.clear()
 
     def close(self) -> None:
@@ -177,6 +194,10 @@ class FilesRestore:
         """Return the entries of one type of files.img by their file ids."""
         return self._read().get(type_name, {})
 
+    def pids(self) -> Sequence[int]:
+        """Return the processes of the images."""
+        return [int(name[len(_IDS) :]) for name in self.images.names() if name.startswith(_IDS)]
+
     def tables(self) -> Mapping[int, Sequence[Entry]]:
         """Return the fdinfo entries of every descriptor table by its files_id."""
         self._read()
@@ -201,6 +222,20 @@ class FilesRestore:
                     self._tables[int(image[len(_FDINFO) :])] = list(self.images.read(image))
             self._floor = 1 + max((fd.fd for table in self._tables.values() for fd in table), default=2)
         return self._entries
+
+    def _file_locks(self) -> LocksRestore:
+        if self._locks is None:
+            self._locks = LocksRestore(self.images, self.options.file_locks)
+        return self._locks
+
+    def _paths(self) -> dict[tuple[int, int], str]:
+        """Return the paths of files by task and descriptor."""
+        paths = {file_id: entry.name for file_id, entry in self.entries_of("REG").items()}
+        tables: dict[int, int] = {}
+        for pid in self.pids():
+            ids: Entry = self.images.read(f"{_IDS}{pid}")[0]
+            tables[pid] = ids.files_id
+        return {(pid, fd.fd): paths[fd.id] for pid, table in tables.items() for fd in self._tables.get(table, ()) if fd.id in paths}
 
     def _restore(self, kind: Kind) -> KindRestore:
         if kind.type not in self._restores:

@@ -21,11 +21,8 @@ SOCKET_FAMILIES = {16: "netlink", 17: "raw packets", 29: "CAN", 31: "Bluetooth",
 _REDIRECT = "start the program with its input and output redirected, for example: setsid PROGRAM </dev/null >LOG 2>&1"
 _CLOSE = "have the program close it before the dump"
 _ANONYMOUS = {
-    "inotify": ("an inotify instance", _CLOSE),
-    "fanotify": ("a fanotify instance", _CLOSE),
     "[io_uring]": ("an io_uring instance, whose rings the kernel does not give out", "run the program without io_uring"),
     "[userfaultfd]": ("a userfaultfd of the program's own", _CLOSE),
-    "[pidfd]": ("a pidfd", _CLOSE),
     "[perf_event]": ("a performance counter", "stop profiling the program"),
     "[fscontext]": ("a filesystem that is being configured", _CLOSE),
     "[landlock-ruleset]": ("a Landlock ruleset", _CLOSE),
