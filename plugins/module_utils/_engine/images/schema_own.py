@@ -10,13 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from .field import Fields, optional
+from .field import Fields, optional, repeated, required
 
 _OWN = 10001
 
 EXTENSIONS: Mapping[str, Fields] = {
     "task_core_entry": optional("stillframe_task_entry", stillframe=_OWN),
     "thread_core_entry": optional("stillframe_thread_entry", stillframe=_OWN),
+    "unix_sk_entry": optional("stillframe_unix_entry", stillframe=_OWN),
+    "sk_packet_entry": optional("stillframe_sender", stillframe=_OWN),
 }
 """Fields that are added to CRIU's messages."""
 
@@ -26,6 +28,8 @@ MESSAGES: Mapping[str, Fields] = {
     )
     + optional("uint64", xcomp_permissions=8),
     "stillframe_thread_entry": optional("bytes", affinity=1) + optional("uint64", timer_slack=2) + optional("uint32", ioprio=3),
+    "stillframe_unix_entry": repeated("uint32", waiting=1),
+    "stillframe_sender": required("uint32", pid=1, uid=2, gid=3),
 }
 
 ENUMS: Mapping[str, Mapping[str, int]] = {}

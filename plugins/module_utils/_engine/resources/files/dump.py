@@ -16,6 +16,7 @@ from ...images.image import ImagesDir
 from ...images.schema import enum, message
 from ...kernel.sock_diag import UnixSocket, UnixSockets
 from ...options import DumpOptions
+from .in_flight import without_task
 from .kind import Description, Entry, Kind, KindDump, OpenFile
 from .registry import KINDS
 from .regular import FileFact, RegularDump
@@ -110,6 +111,8 @@ class _Collection:
         self._survey = Survey(leave_out)
         self._by_inode: dict[int, list[OpenFile]] = {}
         self._kinds: dict[int, Kind | None] = {}
+        self._file_ids: dict[int, int] = {}
+        """By our copies."""
         self._unix_sockets: UnixSockets | None = None
         self._dumps: dict[str, KindDump] = {}
         self._files: list[tuple[str, Entry]] = []
@@ -117,9 +120,10 @@ class _Collection:
         self._opened: dict[tuple[int, int, int], int] = {}
         self._last_id = 0
 
-    def obstacles(self, pids: Sequence[int]) -> list[Obstacle]:
-        """Look at the descriptors of PIDS and return what cannot be carried."""
+    def obstacles(self, pids: Sequence[int], stopped: bool = False) -> list[Obstacle]:
+        """Look at the descriptors of PIDS, which stand still if STOPPED, and return what cannot be carried."""
         self._survey.take(pids)
+        self._survey.take_in_flight(stopped)
         self._index()
         try:
             return list(self._check())
@@ -128,21 +132,22 @@ class _Collection:
 
     def collect(self, pids: Sequence[int]) -> None:
         """Look at the descriptors of PIDS, take their state, and drop the copies."""
-        obstacles = self.obstacles(pids)
+        obstacles = self.obstacles(pids, stopped=True)
         if obstacles:
             raise UnsupportedError(obstacles)
-        file_of: dict[tuple[int, int], tuple[int, Kind]] = {}
-        for shared in self._survey.descriptions():
-            kind = self._kinds[shared[0].local]
-            if kind is None:
-                raise UnsupportedError([unsupported(shared[0])])
-            found = (self.new_id(), kind)
-            file_of.update({(file.pid, file.fd): found for file in shared})
-            self._collect_one(shared[0], *found)
+        descriptions = self._survey.descriptions()
+        for shared in descriptions:
+            found = self.new_id()
+            self._file_ids.update({file.local: found for file in shared})
+        for shared in descriptions:
+            obstacles += without_task(shared, self._kinds[shared[0].local])
+            self._collect_one(shared[0])
+        if obstacles:
+            raise UnsupportedError(obstacles)
         types = enum("fd_types")
         for table_id, table in enumerate(self._survey.tables, start=1):
             self.table_ids.update({pid: table_id for pid in table.pids})
-            self._tables[table_id] = [_fdinfo(file, *file_of[file.pid, file.fd], types) for file in table.files]
+            self._tables[table_id] = [self._fdinfo(file, types) for file in table.files]
         self._survey.close()
 
     def add_open(self, local: int, path: str, flags: int) -> int:
@@ -205,12 +210,20 @@ class _Collection:
         self._warnings[message_text] = None
 
     def files(self) -> Sequence[OpenFile]:
-        """Return every descriptor of the tree."""
-        return [file for table in self._survey.tables for file in table.files]
+        """Return every descriptor of the tree, and what is on its way through its sockets."""
+        return self._survey.files()
 
     def files_of(self, inode: int) -> Sequence[OpenFile]:
         """Return the descriptors of the tree whose st_ino is INODE."""
         return self._by_inode.get(inode, [])
+
+    def in_flight(self, inode: int) -> Sequence[OpenFile]:
+        """Return the files on their way through the unix socket of INODE, in the order of their arrival."""
+        return self._survey.in_flight.get(inode, ())
+
+    def file_id(self, file: OpenFile) -> int:
+        """Return the file id of FILE."""
+        return self._file_ids[file.local]
 
     def unix_socket(self, inode: int) -> UnixSocket | None:
         """Return what the kernel lists of a unix socket."""
@@ -233,11 +246,18 @@ class _Collection:
             else:
                 yield from self._dump(kind).check(file)
 
-    def _collect_one(self, file: OpenFile, file_id: int, kind: Kind) -> None:
+    def _collect_one(self, file: OpenFile) -> None:
+        kind = self._kinds[file.local]
+        if kind is None:
+            raise UnsupportedError([unsupported(file)])
         try:
-            self.add(kind.type, self._dump(kind).collect(Description(file_id, file, read_owner(file))))
+            self.add(kind.type, self._dump(kind).collect(Description(self.file_id(file), file, read_owner(file))))
         except OSError as error:
             raise KernelError(f"process {file.pid}, {file.where} cannot be read ({error}); dump it again") from error
+
+    def _fdinfo(self, file: OpenFile, types: Mapping[str, int]) -> Entry:
+        kind, flags = self._kinds[file.local], FD_CLOEXEC if file.info.cloexec else 0
+        return message("fdinfo_entry")(id=self.file_id(file), flags=flags, type=types[kind.type if kind else ""], fd=file.fd)
 
     def _dump(self, kind: Kind) -> KindDump:
         if kind.type not in self._dumps:
@@ -254,8 +274,3 @@ class _Collection:
 def kind_of(file: OpenFile) -> Kind | None:
     """Return the kind of FILE, None when it cannot be carried."""
     return next((kind for kind in KINDS if kind.matches(file)), None)
-
-
-def _fdinfo(file: OpenFile, file_id: int, kind: Kind, types: Mapping[str, int]) -> Entry:
-    flags = FD_CLOEXEC if file.info.cloexec else 0
-    return message("fdinfo_entry")(id=file_id, flags=flags, type=types[kind.type], fd=file.fd)
