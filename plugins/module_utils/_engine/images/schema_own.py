@@ -18,6 +18,9 @@ EXTENSIONS: Mapping[str, Fields] = {
     "task_core_entry": optional("stillframe_task_entry", stillframe=_OWN),
     "thread_core_entry": optional("stillframe_thread_entry", stillframe=_OWN),
     "unix_sk_entry": optional("stillframe_unix_entry", stillframe=_OWN),
+    "inet_sk_entry": optional("stillframe_inet_entry", stillframe=_OWN),
+    "netlink_sk_entry": optional("stillframe_netlink_entry", stillframe=_OWN),
+    "packet_sock_entry": optional("stillframe_packet_entry", stillframe=_OWN),
     "sk_packet_entry": optional("stillframe_sender", stillframe=_OWN),
 }
 """Fields that are added to CRIU's messages."""
@@ -29,6 +32,10 @@ MESSAGES: Mapping[str, Fields] = {
     + optional("uint64", xcomp_permissions=8),
     "stillframe_thread_entry": optional("bytes", affinity=1) + optional("uint64", timer_slack=2) + optional("uint32", ioprio=3),
     "stillframe_unix_entry": repeated("uint32", waiting=1),
+    "stillframe_inet_entry": optional("uint32", send_coverage=1, receive_coverage=2, checksum=3),
+    "stillframe_netlink_entry": optional("uint32", type=1)
+    + optional("bool", pktinfo=2, broadcast_error=3, no_enobufs=4, listen_all_nsid=5, cap_ack=6, ext_ack=7, get_strict_chk=8),
+    "stillframe_packet_entry": optional("string", device=1) + optional("bool", qdisc_bypass=2, ignore_outgoing=3),
     "stillframe_sender": required("uint32", pid=1, uid=2, gid=3),
 }
 

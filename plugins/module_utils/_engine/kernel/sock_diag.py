@@ -101,7 +101,7 @@ class UnixSockets:
         body = _UNIX_DIAG_REQ.pack(socket.AF_UNIX, 0, 0, _ANY_STATE, inode, _EVERYTHING, _NO_COOKIE, _NO_COOKIE)
         netlink.send(_NLMSGHDR.pack(_NLMSGHDR.size + len(body), SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST | flags, 0, 0) + body)
         while True:
-            for kind, payload in _messages(netlink.recv(_BUFFER)):
+            for kind, payload in messages(netlink.recv(_BUFFER)):
                 if kind == NLMSG_DONE:
                     return
                 if kind == NLMSG_ERROR:
@@ -112,7 +112,7 @@ class UnixSockets:
                 return
 
 
-def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
+def messages(data: bytes) -> Iterator[tuple[int, bytes]]:
     """Split DATA into netlink messages (netlink(7)): (type, payload) each."""
     offset = 0
     while offset + _NLMSGHDR.size <= len(data):
@@ -123,7 +123,7 @@ def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
         offset += length + 3 & ~3
 
 
-def _attributes(data: bytes) -> dict[int, bytes]:
+def attributes(data: bytes) -> dict[int, bytes]:
     """Split DATA into netlink attributes: their values by their types."""
     found: dict[int, bytes] = {}
     offset = 0
@@ -136,7 +136,7 @@ def _attributes(data: bytes) -> dict[int, bytes]:
 
 def _unix_socket(payload: bytes) -> UnixSocket:
     _family, kind, state, _pad, inode = _UNIX_DIAG_MSG.unpack_from(payload)[:5]
-    found = _attributes(payload[_UNIX_DIAG_MSG.size :])
+    found = attributes(payload[_UNIX_DIAG_MSG.size :])
     icons = found.get(UNIX_DIAG_ICONS, b"")
     rqueue, wqueue = struct.unpack("=II", found.get(UNIX_DIAG_RQLEN, bytes(8)))
     vfs = found.get(UNIX_DIAG_VFS)

@@ -99,3 +99,10 @@ def fd_passing() -> None:
             if not ancillary:
                 raise KernelError("a descriptor in a unix socket cannot be peeked at")
             os.close(array.array("i", ancillary[0][2][:4])[0])
+
+
+def raw_sockets() -> None:
+    """Find a raw socket in the kernel's table of them."""
+    with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as sock, open("/proc/net/raw", encoding="ascii") as table:
+        if not any(str(os.fstat(sock.fileno()).st_ino) in line.split() for line in table):
+            raise KernelError("/proc/net/raw does not list a raw socket")

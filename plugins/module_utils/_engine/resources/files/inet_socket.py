@@ -9,16 +9,15 @@ images: files.img (inet_sk_entry with sk_opts_entry, ip_opts_entry and tcp_opts_
 from __future__ import annotations
 
 import errno
-import fcntl
 import select
 import socket
 import struct
-import termios
 from collections.abc import Iterable, Iterator, Mapping
 
 from ...errors import Obstacle, RestoreError
 from ...images.schema import message
 from ...kernel.sock_diag import TCP_CLOSE, TCP_ESTABLISHED, TCP_LISTEN
+from .inet_datagram import check_datagram, has_unread, is_datagram, protocol_name, read_datagram, restore_datagram
 from .kind import Description, Entry, Kind, KindDump, KindRestore, OpenFile
 from .socket_options import borrowed, domain, has_readable_filter, read_options, restore_options
 from .status import set_flags
@@ -97,9 +96,11 @@ class InetDump(KindDump):
         with borrowed(file.local) as sock:
             if _is_tcp(sock):
                 yield from self._check_tcp(file, sock)
+            elif is_datagram(sock.type, sock.proto):
+                yield from check_datagram(file)
             elif not _is_udp(sock):
                 name = f"an internet socket of type {int(sock.type)}, protocol {sock.proto}"
-                yield file.obstacle(f"{name}; only TCP and UDP are carried", "have the program close it")
+                yield file.obstacle(f"{name}; it is not carried", "have the program close it")
             elif sock.getsockopt(SOL_UDP, UDP_CORK):
                 yield file.obstacle("a UDP socket with a datagram half made (UDP_CORK)", "have the program send it")
             if not has_readable_filter(sock):
@@ -122,6 +123,7 @@ class InetDump(KindDump):
             self._addresses(sock, entry)
             self._state(file, sock, entry)
             _read_ip_options(sock, entry)
+            read_datagram(sock, entry)
         return entry
 
     def _check_tcp(self, file: OpenFile, sock: socket.socket) -> Iterator[Obstacle]:
@@ -166,7 +168,7 @@ class InetDump(KindDump):
                     setattr(entry.tcp_opts, field, True)
             for field, option in _TCP_KEEPALIVE.items():
                 setattr(entry.tcp_opts, field, sock.getsockopt(socket.IPPROTO_TCP, option))
-        elif struct.unpack("=i", fcntl.ioctl(file.local, termios.FIONREAD, bytes(4)))[0]:
+        elif has_unread(file.local):
             self.context.warn(f"process {file.pid}, {file.where}: datagrams that were not read yet are not carried")
         shutdown = _shutdown(sock, entry.state)
         if shutdown:
@@ -202,8 +204,8 @@ class InetRestore(KindRestore):
                 if not self.context.options.tcp_close:
                     what = "a TCP connection; connections are not restored yet"
                     yield Obstacle(0, where, what, "let it go with tcp_close, or restore it with CRIU")
-            elif (entry.type, entry.proto) not in _CARRIED or entry.family not in _WORDS:
-                yield Obstacle(0, where, "neither TCP nor UDP", "restore it with CRIU")
+            elif (entry.type, entry.proto) not in _CARRIED and not is_datagram(entry.type, entry.proto) or entry.family not in _WORDS:
+                yield Obstacle(0, where, "a socket of a protocol that is not carried", "restore it with CRIU")
             elif entry.opts.so_bound_dev and entry.opts.so_bound_dev not in {name for _index, name in socket.if_nameindex()}:
                 yield Obstacle(0, where, f"it is bound to interface {entry.opts.so_bound_dev}, which is missing", "make the interface")
             elif entry.src_port:
@@ -249,7 +251,7 @@ def _closed(entry: Entry) -> socket.socket:
 
 
 def _where(entry: Entry) -> str:
-    name = "TCP" if entry.type == socket.SOCK_STREAM else "UDP"
+    name = protocol_name(entry)
     host = _host(entry, entry.src_addr)
     return f"{name} address {f'[{host}]' if ':' in host else host}:{entry.src_port}"
 
@@ -271,7 +273,7 @@ def _bound(entry: Entry) -> socket.socket:
     """Return a socket for ENTRY, bound to its address if it has one. OSError when that is taken or not of this machine."""
     sock = socket.socket(entry.family, entry.type, entry.proto)
     try:
-        if entry.HasField("v6only"):
+        if entry.HasField("v6only") and entry.type != socket.SOCK_RAW:  # raw ones have a number from the start, so it cannot be set
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(entry.v6only))
         # what the ended tree left in TIME_WAIT must not be in the way; for UDP the option would share the port with others
         share = entry.type == socket.SOCK_STREAM or entry.opts.reuseaddr
@@ -303,6 +305,7 @@ def _complete(sock: socket.socket, entry: Entry) -> None:
     for field, level, option in _IP_OPTIONS[socket.AddressFamily(entry.family)]:
         if entry.ip_opts.HasField(field):
             sock.setsockopt(level, option, int(getattr(entry.ip_opts, field)))
+    restore_datagram(sock, entry)
     restore_options(sock, entry.opts)
     for field, option in {**_TCP_OPTIONS, **_TCP_KEEPALIVE}.items():
         if entry.tcp_opts.HasField(field) and entry.proto == socket.IPPROTO_TCP:

@@ -10,6 +10,8 @@ from .eventfd import EVENTFDS
 from .fifo import FIFOS
 from .inet_socket import INET_SOCKETS
 from .kind import Kind
+from .netlink_socket import NETLINK_SOCKETS
+from .packet_socket import PACKET_SOCKETS
 from .pipe import PIPES
 from .regular import REGULAR
 from .signalfd import SIGNALFDS
@@ -25,5 +27,7 @@ KINDS: tuple[Kind, ...] = (
     SIGNALFDS,
     UNIX_SOCKETS,
     INET_SOCKETS,
+    NETLINK_SOCKETS,
+    PACKET_SOCKETS,
     EPOLLS,
 )

@@ -10,6 +10,8 @@ with its descriptors (scm_entry, by file ids) and, in a field of our own, the cr
 from __future__ import annotations
 
 import array
+import ctypes
+import errno
 import os
 import socket
 import struct
@@ -21,6 +23,7 @@ from ...errors import KernelError, RestoreError
 from ...images.image import Entry as ImageEntry
 from ...images.image import ImagesDir
 from ...images.schema import message
+from ...kernel.syscall import syscall
 from .kind import Entry
 from .socket_options import SO_PEEK_OFF, enlarge_buffers
 
@@ -33,6 +36,12 @@ _LEAST_BUFFER = 1 << 18
 _INT = struct.Struct("=i")
 _UCRED = struct.Struct("=iII")
 """struct ucred: pid, uid, gid."""
+_IOVECS = struct.Struct("@PNPN")
+"""Two of struct iovec."""
+_MSGHDR = struct.Struct("@PI4xPNPNi4x")
+"""struct msghdr: name, namelen, iov, iovlen, control, controllen, flags."""
+_NO_MEMORY = 1
+"""An address that nothing can be mapped at."""
 _LABEL = 4096
 """Room for a security label (SCM_SECURITY)."""
 _ANCILLARY = socket.CMSG_SPACE(SCM_MAX_FD * _INT.size) + socket.CMSG_SPACE(_UCRED.size) + socket.CMSG_SPACE(_INT.size) + _LABEL
@@ -113,16 +122,18 @@ def _packets(sock: socket.socket, length: int | None) -> Iterator[Packet]:
 def _start_of_rights(sock: socket.socket, offset: int, length: int) -> int:
     """Return where in a piece of LENGTH bytes of a stream the write begins that its descriptors came with.
 
-    A peek glues that write to those before it; every byte of it gives the descriptors, none before it does.
+    A peek glues that write to those before it, and whole writes only are copied: into a buffer whose last byte is no memory, all
+    but the last one (unix_stream_read_generic of Linux 3.4 to 6.18).
     """
-    low, high = 0, length - 1
-    while low < high:
-        middle = (low + high) // 2
-        sock.setsockopt(socket.SOL_SOCKET, SO_PEEK_OFF, offset + middle)
-        packet = _receive(sock, 1)
-        packet.close()
-        low, high = (low, middle) if packet.rights else (middle + 1, high)
-    return low
+    sock.setsockopt(socket.SOL_SOCKET, SO_PEEK_OFF, offset)
+    room = ctypes.create_string_buffer(length)
+    parts = ctypes.create_string_buffer(_IOVECS.pack(ctypes.addressof(room), length - 1, _NO_MEMORY, 1), _IOVECS.size)
+    try:
+        return syscall("recvmsg", sock.fileno(), _MSGHDR.pack(0, 0, ctypes.addressof(parts), 2, 0, 0, 0), _PEEK)
+    except OSError as error:
+        if error.errno != errno.EFAULT:  # that write is the only one
+            raise
+        return 0
 
 
 def _size(sock: socket.socket) -> int:

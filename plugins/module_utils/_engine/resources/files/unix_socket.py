@@ -168,6 +168,8 @@ class UnixRestore(KindRestore):
         self._spare: list[int] = []
         self._queues: Mapping[int, Sequence[ImageEntry]] = {}
         self._settled = False
+        self._bound: set[int] = set()
+        """The inode numbers of those that have a name of their own."""
 
     def check(self, entries: Mapping[int, Entry]) -> Iterator[Obstacle]:
         """Refuse names that are in use, and sockets that only CRIU knows how to restore."""
@@ -182,14 +184,15 @@ class UnixRestore(KindRestore):
                 name = display(inodes[entry.peer].name)
                 yield Obstacle(0, where, f"it is connected to {name}, a socket outside of the tree", "use ext_unix_sk")
         yield from self._check_queues()
-        yield from self._names.check([entry for entry in entries.values() if _is_bound(entry)])
+        yield from self._names.check(_bound(entries))
 
     def open(self, entries: Mapping[int, Entry]) -> Mapping[int, int]:
         """Make and bind all of them."""
         self.context.undo(self._drop)
-        self._names.clear([entry for entry in entries.values() if _is_bound(entry)])
+        self._names.clear(_bound(entries))
         self._queues = read_queues(self.context.images)
         by_inode = _by_inode(entries)
+        self._bound = {entry.ino for entry in _bound(entries)}
         for file_id, entry in _ours(entries).items():
             if file_id not in self._locals:
                 self._make(file_id, entry, by_inode, file_id in self._queues)
@@ -275,7 +278,7 @@ class UnixRestore(KindRestore):
         return one.detach(), other.detach()
 
     def _bind(self, file_id: int, entry: Entry) -> None:
-        if _is_bound(entry):
+        if entry.ino in self._bound:
             try:
                 self._names.bind(self._locals[file_id], entry)
             except OSError as error:
@@ -320,10 +323,14 @@ def _are_pair(entry: Entry, by_inode: Mapping[int, tuple[int, Entry]]) -> bool:
     return bool(entry.peer) and entry.peer != entry.ino and by_inode[entry.peer][1].peer == entry.ino
 
 
-def _is_bound(entry: Entry) -> bool:
-    """Tell whether the socket is to be bound: an accepted connection only shares the name of the socket that listened."""
-    accepted = entry.state == TCP_ESTABLISHED and entry.type != socket.SOCK_DGRAM
-    return bool(entry.name) and not accepted and not entry.uflags & USK_EXTERN
+def _bound(entries: Mapping[int, Entry]) -> Sequence[Entry]:
+    """Return the sockets that are to be bound: an accepted connection only shares the name of the socket that listened."""
+    listening = {entry.ino for entry in entries.values() if entry.state == TCP_LISTEN}
+    return [
+        entry
+        for entry in _ours(entries).values()
+        if entry.name and (entry.state != TCP_ESTABLISHED or entry.type == socket.SOCK_DGRAM or entry.peer in listening)
+    ]
 
 
 def _complete(sock: socket.socket, entry: Entry) -> None:
