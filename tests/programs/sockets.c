@@ -2,7 +2,8 @@
  * GNU General Public License v2.0 or later, so v3.0 too (see LICENSES/GPL-2.0-or-later.txt)
  * SPDX-License-Identifier: GPL-2.0-or-later */
 /* Descriptors and credentials on their way through unix sockets, clients that wait to be accepted, netlink, packet, raw and
- * UDP-lite sockets. "check" looks at all and leaves all as it was; "take" accepts the clients and reads what was sent, and starts anew. */
+ * UDP-lite sockets. "check" looks at all and leaves all as it was; "take" accepts the clients and reads what was sent, and starts anew.
+ * With a second argument, only what CRIU carries too is there. */
 #include "victim.h"
 #include <arpa/inet.h>
 #include <linux/if_packet.h>
@@ -18,7 +19,7 @@
 #define PROTOCOL 0x88b5
 #define UDPLITE 136
 
-static int stream[2], credentials[2], held, listening, clients[CLIENTS], netlink, member, packet, raw, lite;
+static int shared, stream[2], credentials[2], held, listening, clients[CLIENTS], netlink, member, packet, raw, lite;
 
 /* Send TEXT through FD with COUNT descriptors. */
 static void send_files(int fd, const char *text, const int *files, int count)
@@ -69,7 +70,8 @@ static void make_files(void)
 	close(pipes[0]);
 	close(pipes[1]);
 	close(nested[0]);
-	close(nested[1]);
+	if (!shared)  /* CRIU wants a descriptor of a socket that descriptors wait in */
+		close(nested[1]);
 	close(null);
 }
 
@@ -121,10 +123,11 @@ static void make_others(void)
 	int version = TPACKET_V2, group = RTNLGRP_BRVLAN, coverage = 20;
 	unsigned filter = 1 << 13;
 
-	netlink = MUST(socket(AF_NETLINK, SOCK_DGRAM, NETLINK_USERSOCK));
+	netlink = MUST(socket(AF_NETLINK, shared ? SOCK_RAW : SOCK_DGRAM, NETLINK_USERSOCK));
 	MUST(bind(netlink, (struct sockaddr *)&port, sizeof(port)));
 	member = MUST(socket(AF_NETLINK, SOCK_RAW, NETLINK_ROUTE));
-	MUST(setsockopt(member, SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, &group, sizeof(group)));
+	if (!shared)
+		MUST(setsockopt(member, SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, &group, sizeof(group)));
 	packet = MUST(socket(AF_PACKET, SOCK_DGRAM | SOCK_NONBLOCK, 0));
 	MUST(setsockopt(packet, SOL_PACKET, PACKET_VERSION, &version, sizeof(version)));
 	MUST(setsockopt(packet, SOL_PACKET, PACKET_RX_RING, &ring, sizeof(ring)));
@@ -132,7 +135,7 @@ static void make_others(void)
 	MUST(setsockopt(packet, SOL_PACKET, PACKET_ADD_MEMBERSHIP, &all, sizeof(all)));
 	raw = MUST(socket(AF_INET, SOCK_RAW, IPPROTO_ICMP));
 	MUST(setsockopt(raw, SOL_RAW, 1, &filter, sizeof(filter)));
-	lite = socket(AF_INET, SOCK_DGRAM, UDPLITE);  /* not in every kernel */
+	lite = shared ? -1 : socket(AF_INET, SOCK_DGRAM, UDPLITE);  /* not in every kernel */
 	if (lite >= 0)
 		MUST(setsockopt(lite, UDPLITE, 10, &coverage, sizeof(coverage)));
 }
@@ -183,9 +186,9 @@ static void check_others(void)
 
 	CHECK(getsockname(netlink, (struct sockaddr *)&port, &size) == 0 && port.nl_pid && port.nl_groups == 1 << 4);
 	size = sizeof(type);
-	CHECK(getsockopt(netlink, SOL_SOCKET, SO_TYPE, &type, &size) == 0 && type == SOCK_DGRAM);
+	CHECK(getsockopt(netlink, SOL_SOCKET, SO_TYPE, &type, &size) == 0 && type == (shared ? SOCK_RAW : SOCK_DGRAM));
 	size = sizeof(groups);
-	CHECK(getsockopt(member, SOL_NETLINK, NETLINK_LIST_MEMBERSHIPS, groups, &size) == 0 && groups[0] == 0 && groups[1] == 1);
+	CHECK(getsockopt(member, SOL_NETLINK, NETLINK_LIST_MEMBERSHIPS, groups, &size) == 0 && groups[0] == 0 && groups[1] == !shared);
 	size = sizeof(port);
 	CHECK(getsockname(member, (struct sockaddr *)&port, &size) == 0);
 	size = sizeof(link);
@@ -216,14 +219,15 @@ static void accept_clients(void)
 }
 
 /* The descriptors come with the bytes that they were sent with, neither before nor after. */
-static void take_files(void)
+static void take_files(const char *expected)
 {
 	char text[16] = "";
 	int files[4], count;
 
-	CHECK(recv(stream[1], text, 6, 0) == 6 && !strcmp(text, "plain "));
+	if (!shared)
+		CHECK(recv(stream[1], text, 6, 0) == 6 && !strcmp(text, "plain "));
 	count = look_at_files(stream[1], text, sizeof(text), files);
-	CHECK(count == 3 && !strcmp(text, "with"));
+	CHECK(count == 3 && !strcmp(text, expected));
 	for (int i = 0; i < count; i++)
 		close(files[i]);
 	close(stream[0]);
@@ -235,11 +239,13 @@ static void take_files(void)
 static void obey(const char *line)
 {
 	if (!strcmp(line, "take")) {
-		accept_clients();
-		take_files();
+		if (!shared)
+			accept_clients();
+		take_files(shared ? "plain with" : "with");
 	}
 	check_files();
-	check_credentials();
+	if (!shared)
+		check_credentials();
 	check_others();
 }
 
@@ -248,13 +254,16 @@ int main(int argc, char **argv)
 	struct sockaddr_un address;
 
 	begin(argv);
+	shared = argc > 2;
 	address = name_of(0);
 	listening = MUST(socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0));
 	MUST(bind(listening, (struct sockaddr *)&address, sizeof(address)));
 	MUST(listen(listening, CLIENTS));
-	connect_clients();
 	make_files();
-	make_credentials();
+	if (!shared) {
+		connect_clients();
+		make_credentials();
+	}
 	make_others();
 	serve(obey);
 }
