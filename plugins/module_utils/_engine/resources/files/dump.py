@@ -16,7 +16,7 @@ from ...images.image import ImagesDir
 from ...images.schema import enum, message
 from ...kernel.sock_diag import UnixSocket, UnixSockets
 from ...options import DumpOptions
-from .in_flight import without_task
+from .in_flight import InFlight, check_in_flight, needs_descriptor
 from .kind import Description, Entry, Kind, KindDump, OpenFile
 from .registry import KINDS
 from .regular import FileFact, RegularDump
@@ -140,10 +140,7 @@ class _Collection:
             found = self.new_id()
             self._file_ids.update({file.local: found for file in shared})
         for shared in descriptions:
-            obstacles += without_task(shared, self._kinds[shared[0].local])
             self._collect_one(shared[0])
-        if obstacles:
-            raise UnsupportedError(obstacles)
         types = enum("fd_types")
         for table_id, table in enumerate(self._survey.tables, start=1):
             self.table_ids.update({pid: table_id for pid in table.pids})
@@ -243,6 +240,9 @@ class _Collection:
             kind = self._kinds[file.local] = kind_of(file)
             if kind is None:
                 yield unsupported(file)
+            elif isinstance(file, InFlight):
+                yield from check_in_flight(file, kind, self.files_of(file.stat.st_ino))
+                yield from () if needs_descriptor(kind) else self._dump(kind).check(file)
             else:
                 yield from self._dump(kind).check(file)
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from collections.abc import Iterator, Sequence
 
 from ...errors import KernelError, Obstacle
+from ...kernel.kcmp import KCMP_FILE, kcmp
 from .kind import Kind, KindRestore, OpenFile
 from .socket_options import SO_PEEK_OFF, borrowed
 from .socket_queue import peek, peek_first
@@ -66,10 +67,10 @@ def receive_copies(carrier: OpenFile, stopped: bool) -> list[int]:
         return peek_first(sock)
 
 
-def without_task(shared: Sequence[OpenFile], kind: Kind | None) -> Iterator[Obstacle]:
-    """Refuse an open file that no descriptor of the tree stands for, only SHARED on its way, if a task has to complete it."""
-    file = shared[0]
-    if kind is None or not all(isinstance(one, InFlight) for one in shared):
+def check_in_flight(file: InFlight, kind: Kind, alike: Sequence[OpenFile]) -> Iterator[Obstacle]:
+    """Refuse an open file that a task would have to complete, if no task has a descriptor of it; ALIKE: files of its inode."""
+    us = os.getpid()
+    if any(not isinstance(other, InFlight) and kcmp(us, us, KCMP_FILE, file.local, other.local) == 0 for other in alike):
         return
     if needs_descriptor(kind):
         yield file.obstacle("only a process that has a descriptor of it could restore it", "have the program receive it")
