@@ -292,12 +292,12 @@ def signalled(directory: str) -> dict[str, int]:
 def refused(directory: str) -> dict[str, int]:
     locked = os.open(f"{directory}/locked", os.O_RDWR | os.O_CREAT, 0o600)
     os.lockf(locked, os.F_TLOCK, 1)
-    netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)
-    netlink.send(struct.pack("=IHHIIB3x", 20, 18, 0x301, 1, 0, 0))  # RTM_GETLINK: all interfaces
     carrier = socket.socketpair()
     sent = os.open("/proc/self/status", os.O_RDONLY)
     socket.send_fds(carrier[0], [b"x"], [sent])
     os.close(sent)
+    netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)
+    netlink.send(struct.pack("=IHHIIB3x", 20, 18, 0x301, 1, 0, 0))  # RTM_GETLINK: all interfaces
     found = {
         "locked": locked,
         "inotify": libc.inotify_init1(0),
