@@ -98,7 +98,7 @@ class UnixDump(KindDump):
             entry.opts.CopyFrom(read_options(ours))
             if sock.rqueue and sock.state != TCP_LISTEN or carries_files(file):
                 rights = [self.context.file_id(one) for one in self.context.in_flight(sock.inode)]
-                self._check_senders(file, self._queues.take(ours, description.file_id, sock.rqueue, rights))
+                self._warn_of(file, self._queues.take(ours, description.file_id, sock.rqueue, rights))
         return entry
 
     def write(self, images: ImagesDir) -> None:
@@ -111,8 +111,11 @@ class UnixDump(KindDump):
             raise KernelError(f"process {file.pid}, {file.where} is no longer listed by the kernel; dump it again")
         return sock
 
-    def _check_senders(self, file: OpenFile, packets: Sequence[Packet]) -> None:
+    def _warn_of(self, file: OpenFile, packets: Sequence[Packet]) -> None:
         pids = {one.pid for one in self.context.files()}
+        if not all(packet.data for packet in packets):  # the kernel marks it when it is peeked, and passes over it from then on
+            who = f"process {file.pid}, {file.where}"
+            self.context.warn(f"{who}: an empty message waits in it; dumps after this one lack it until the program has read it")
         if any(packet.ucred and packet.ucred[0] not in pids for packet in packets):
             who = f"process {file.pid}, {file.where}"
             self.context.warn(f"{who}: messages from outside of the tree wait in it; once restored, they carry our process number")
