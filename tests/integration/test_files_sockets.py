@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from _engine.errors import UnsupportedError
 from _engine.options import DumpOptions, RestoreOptions
 from _engine.resources.files.dump import FilesDump
 from _engine.resources.files.restore import FilesRestore
@@ -135,6 +136,23 @@ def test_peers_outside_of_the_tree_are_refused(tmp_path: Path) -> None:
     assert "outside of the tree" in found[str(holder.fds["stream"])].why
     assert "ext_unix_sk" in found[str(holder.fds["dgram"])].remedy and "state/dgram" in found[str(holder.fds["dgram"])].why
     assert left == [str(holder.fds["stream"])]
+
+
+def test_what_would_lose_something_is_refused(tmp_path: Path) -> None:
+    with holding("unix_lossy", tmp_path / "state") as holder, FilesDump(DumpOptions(tree=holder.pid, images_dir="")) as files:
+        found = {obstacle.where.split()[1]: obstacle.why for obstacle in files.preflight([holder.pid])}
+    for name, why in {"left": "closed before it was accepted", "renamed": "state/after by now", "urgent": "MSG_OOB"}.items():
+        assert why in found.pop(str(holder.fds[name]), ""), name
+    assert not found
+
+
+def test_an_epoll_instance_that_only_a_message_holds_is_refused(tmp_path: Path) -> None:
+    with holding("unix_epoll_sent", tmp_path / "state") as holder, FilesDump(DumpOptions(tree=holder.pid, images_dir="")) as files:
+        with pytest.raises(UnsupportedError) as refused:
+            files.collect([holder.pid])
+        assert files.preflight([holder.pid]) == list(refused.value.obstacles)
+        (obstacle,) = refused.value.obstacles
+        assert obstacle.pid == holder.pid and f"fd {holder.fds['other']}" in obstacle.where and "eventpoll" in obstacle.where
 
 
 def test_ext_unix_sk_connects_to_the_name_again(tmp_path: Path) -> None:

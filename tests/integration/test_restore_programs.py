@@ -38,6 +38,7 @@ KINDS = (
     Kind("memory", change="change", extra="fork"),
     Kind("signals", still=False, moving=("ShdPnd", "SigQ")),
     Kind("channels"),
+    Kind("sockets", extra="take"),
     Kind("identity"),
 )
 

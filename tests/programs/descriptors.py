@@ -201,6 +201,30 @@ def unix_named(directory: str) -> dict[str, int]:
     return {name: sock.detach() for name, sock in {**names, "deleted": deleted, "unlinked": unlinked, "last": last, "fresh": fresh}.items()}
 
 
+def unix_lossy(directory: str) -> dict[str, int]:
+    """What would lose something: a client that has gone, a path that was renamed, a byte out of band, an epoll instance in a message."""
+    left, renamed = socket.socket(socket.AF_UNIX), socket.socket(socket.AF_UNIX)
+    left.bind(f"{directory}/left")
+    left.listen(1)
+    client = socket.socket(socket.AF_UNIX)
+    client.connect(f"{directory}/left")
+    client.close()
+    renamed.bind(f"{directory}/before")
+    os.rename(f"{directory}/before", f"{directory}/after")
+    sender, urgent = socket.socketpair()
+    sender.send(b"x", socket.MSG_OOB)
+    return {"left": left.detach(), "renamed": renamed.detach(), "sender": sender.detach(), "urgent": urgent.detach()}
+
+
+def unix_epoll_sent(directory: str) -> dict[str, int]:
+    """Only a message holds the epoll instance."""
+    one, other = socket.socketpair()
+    poll = select.epoll()
+    socket.send_fds(one, [b"x"], [poll.fileno()])
+    poll.close()
+    return {"one": one.detach(), "other": other.detach()}
+
+
 def unix_outside(directory: str) -> dict[str, int]:
     """Connects to the sockets "stream" and "dgram" that others hold in DIRECTORY."""
     stream = socket.socket(socket.AF_UNIX)
@@ -269,13 +293,17 @@ def refused(directory: str) -> dict[str, int]:
     locked = os.open(f"{directory}/locked", os.O_RDWR | os.O_CREAT, 0o600)
     os.lockf(locked, os.F_TLOCK, 1)
     carrier = socket.socketpair()
-    socket.send_fds(carrier[0], [b"x"], [locked])
+    sent = os.open("/proc/self/status", os.O_RDONLY)
+    socket.send_fds(carrier[0], [b"x"], [sent])
+    os.close(sent)
+    netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)
+    netlink.send(struct.pack("=IHHIIB3x", 20, 18, 0x301, 1, 0, 0))  # RTM_GETLINK: all interfaces
     found = {
         "locked": locked,
         "fanotify": libc.fanotify_init(4, 0),  # FAN_CLASS_CONTENT
         "memfd": os.memfd_create("anything"),
         "terminal": os.open("/dev/ptmx", os.O_RDWR | os.O_NOCTTY),
-        "netlink": socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0).detach(),
+        "netlink": netlink.detach(),
         "pidfd": os.pidfd_open(1),
         "namespace": os.open("/proc/self/ns/net", os.O_RDONLY),
         "process": os.open(f"/proc/{os.getppid()}/status", os.O_RDONLY),
@@ -333,6 +361,7 @@ KINDS: dict[str, Callable[[str], dict[str, int]]] = {
     maker.__name__: maker
     for maker in (
         *(regular, special, ghost, big_ghost, replaced, pipe, packet_pipe, fifo, eventfd, timerfd, signalfd, epoll),
+        *(unix_lossy, unix_epoll_sent),
         *(unix_pairs, unix_named, unix_outside, tcp, tcp_connected, udp, signalled, refused, family, epoll_orphan),
     )
 }

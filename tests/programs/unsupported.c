@@ -8,6 +8,7 @@
 #include <linux/filter.h>
 #include <linux/io_uring.h>
 #include <linux/netlink.h>
+#include <linux/rtnetlink.h>
 #include <linux/seccomp.h>
 #include <linux/userfaultfd.h>
 #include <netinet/in.h>
@@ -125,6 +126,17 @@ static const struct {
 	{ "aio", aio }, { "seccomp", seccomp }, { "pty", pty }, { "namespace", namespace }, { "lock", lock }, { "ghost", ghost },
 };
 
+static int netlink_with_an_answer(void)
+{
+	struct { struct nlmsghdr head; struct rtgenmsg body; } ask = {
+		{ sizeof(ask), RTM_GETLINK, NLM_F_REQUEST | NLM_F_DUMP, 1, 0 }, { AF_UNSPEC }
+	};
+	int fd = socket(AF_NETLINK, SOCK_RAW, NETLINK_ROUTE);
+
+	send(fd, &ask, sizeof(ask), 0);
+	return fd;
+}
+
 static void obey(const char *line)
 {
 }
@@ -138,6 +150,6 @@ int main(int argc, char **argv)
 	if (!strcmp(argv[2], "pidfd"))
 		hold(syscall(SYS_pidfd_open, 1, 0));
 	else if (!strcmp(argv[2], "netlink"))
-		hold(socket(AF_NETLINK, SOCK_RAW, NETLINK_ROUTE));
+		hold(netlink_with_an_answer());
 	serve(obey);
 }

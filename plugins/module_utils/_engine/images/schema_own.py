@@ -19,7 +19,11 @@ EXTENSIONS: Mapping[str, Fields] = {
     "thread_core_entry": optional("stillframe_thread_entry", stillframe=_OWN),
     "inet_sk_entry": optional("stillframe_inet_entry", stillframe=_OWN),
     "mnt_entry": optional("stillframe_mount_entry", stillframe=_OWN),
+    "netlink_sk_entry": optional("stillframe_netlink_entry", stillframe=_OWN),
+    "packet_sock_entry": optional("stillframe_packet_entry", stillframe=_OWN),
     "reg_file_entry": optional("bool", stillframe_outside=_OWN),
+    "sk_packet_entry": optional("stillframe_sender", stillframe=_OWN),
+    "unix_sk_entry": optional("stillframe_unix_entry", stillframe=_OWN),
 }
 """Fields that are added to CRIU's messages."""
 
@@ -29,13 +33,19 @@ MESSAGES: Mapping[str, Fields] = {
     "stillframe_inet_entry": optional("bool", freebind_once=1)
     + optional("string", congestion=2)
     + optional("int32", user_timeout=3, defer_accept=4, fastopen=5, linger2=6, syncnt=7, notsent_lowat=8, thin_linear_timeouts=9)
-    + optional("int32", fastopen_connect=10, inq=11, save_syn=12),
+    + optional("int32", fastopen_connect=10, inq=11, save_syn=12)
+    + optional("uint32", send_coverage=13, receive_coverage=14, checksum=15),
     "stillframe_thread_entry": optional("bytes", affinity=1) + optional("uint64", timer_slack=2) + optional("uint32", ioprio=3),
     "stillframe_mount_entry": optional("string", origin=1, path=2, content=3)
     + optional("bool", whole=4)
     + repeated("string", removed=5)
     + repeated("stillframe_directory_entry", parents=6),
     "stillframe_directory_entry": required("uint32", mode=1, uid=2, gid=3),
+    "stillframe_unix_entry": repeated("uint32", waiting=1),
+    "stillframe_netlink_entry": optional("uint32", type=1)
+    + optional("bool", pktinfo=2, broadcast_error=3, no_enobufs=4, listen_all_nsid=5, cap_ack=6, ext_ack=7, get_strict_chk=8),
+    "stillframe_packet_entry": optional("string", device=1) + optional("bool", qdisc_bypass=2, ignore_outgoing=3),
+    "stillframe_sender": required("uint32", pid=1, uid=2, gid=3),
 }
 
 ENUMS: Mapping[str, Mapping[str, int]] = {}

@@ -120,3 +120,10 @@ def ipv6_freebind() -> None:
     """Let an IPv6 socket be bound to any address (IPV6_FREEBIND, Linux 4.15)."""
     with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sock:
         sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_FREEBIND, 1)
+
+
+def raw_sockets() -> None:
+    """Find a raw socket in the kernel's table of them."""
+    with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as sock, open("/proc/net/raw", encoding="ascii") as table:
+        if not any(str(os.fstat(sock.fileno()).st_ino) in line.split() for line in table):
+            raise KernelError("/proc/net/raw does not list a raw socket")

@@ -17,6 +17,7 @@ from ...images.schema import enum, message
 from ...kernel.sock_diag import UnixSocket, UnixSockets
 from ...options import DumpOptions
 from ..mounts.view import TreeView
+from .in_flight import InFlight, check_in_flight
 from .kind import Description, Entry, Kind, KindDump, OpenFile
 from .locks import LocksDump
 from .registry import KINDS
@@ -125,6 +126,8 @@ class _Collection:
         self._survey = Survey(leave_out)
         self._by_inode: dict[int, list[OpenFile]] = {}
         self._kinds: dict[int, Kind | None] = {}
+        self._file_ids: dict[int, int] = {}
+        """By our copies."""
         self._unix_sockets: UnixSockets | None = None
         self._dumps: dict[str, KindDump] = {}
         self._locks = LocksDump(options.file_locks)
@@ -133,9 +136,10 @@ class _Collection:
         self._opened: dict[tuple[int, int, int], int] = {}
         self._last_id = 0
 
-    def obstacles(self, pids: Sequence[int]) -> list[Obstacle]:
-        """Look at the descriptors of PIDS and return what cannot be carried."""
+    def obstacles(self, pids: Sequence[int], stopped: bool = False) -> list[Obstacle]:
+        """Look at the descriptors of PIDS, which stand still if STOPPED, and return what cannot be carried."""
         self._survey.take(pids)
+        self._survey.take_in_flight(stopped)
         self._index()
         try:
             self.view.open(pids[0])
@@ -148,23 +152,20 @@ class _Collection:
 
     def collect(self, pids: Sequence[int]) -> None:
         """Look at the descriptors of PIDS, take their state, and drop the copies."""
-        obstacles = self.obstacles(pids)
+        obstacles = self.obstacles(pids, stopped=True)
         if obstacles:
             raise UnsupportedError(obstacles)
-        file_of: dict[tuple[int, int], tuple[int, Kind]] = {}
         descriptions = self._survey.descriptions()
         self._locks.collect(self._survey.tables, descriptions)
         for shared in descriptions:
-            kind = self._kinds[shared[0].local]
-            if kind is None:
-                raise UnsupportedError([unsupported(shared[0])])
-            found = (self.new_id(), kind)
-            file_of.update({(file.pid, file.fd): found for file in shared})
-            self._collect_one(shared[0], *found)
+            found = self.new_id()
+            self._file_ids.update({file.local: found for file in shared})
+        for shared in descriptions:
+            self._collect_one(shared[0])
         types = enum("fd_types")
         for table_id, table in enumerate(self._survey.tables, start=1):
             self.table_ids.update({pid: table_id for pid in table.pids})
-            self._tables[table_id] = [_fdinfo(file, *file_of[file.pid, file.fd], types) for file in table.files]
+            self._tables[table_id] = [self._fdinfo(file, types) for file in table.files]
         self._survey.close()
 
     def add_open(self, local: int, path: str, flags: int) -> int:
@@ -246,12 +247,20 @@ class _Collection:
         return [pid for table in self._survey.tables for pid in table.pids]
 
     def files(self) -> Sequence[OpenFile]:
-        """Return every descriptor of the tree."""
-        return [file for table in self._survey.tables for file in table.files]
+        """Return every descriptor of the tree, and what is on its way through its sockets."""
+        return self._survey.files()
 
     def files_of(self, inode: int) -> Sequence[OpenFile]:
         """Return the descriptors of the tree whose st_ino is INODE."""
         return self._by_inode.get(inode, [])
+
+    def in_flight(self, inode: int) -> Sequence[OpenFile]:
+        """Return the files on their way through the unix socket of INODE, in the order of their arrival."""
+        return self._survey.in_flight.get(inode, ())
+
+    def file_id(self, file: OpenFile) -> int:
+        """Return the file id of FILE."""
+        return self._file_ids[file.local]
 
     def unix_socket(self, inode: int) -> UnixSocket | None:
         """Return what the kernel lists of a unix socket."""
@@ -271,17 +280,27 @@ class _Collection:
             kind = self._kinds[file.local] = kind_of(file)
             if kind is None:
                 yield unsupported(file)
+            elif isinstance(file, InFlight):
+                yield from check_in_flight(file, kind, self.files_of(file.stat.st_ino))
+                yield from () if kind.by_task else self._dump(kind).check(file)
             else:
                 yield from self._dump(kind).check(file)
         for table in self._survey.tables:
             for file in table.files:
                 yield from self._locks.check(file, table.pids)
 
-    def _collect_one(self, file: OpenFile, file_id: int, kind: Kind) -> None:
+    def _collect_one(self, file: OpenFile) -> None:
+        kind = self._kinds[file.local]
+        if kind is None:
+            raise UnsupportedError([unsupported(file)])
         try:
-            self.add(kind.type, self._dump(kind).collect(Description(file_id, file, read_owner(file))))
+            self.add(kind.type, self._dump(kind).collect(Description(self.file_id(file), file, read_owner(file))))
         except OSError as error:
             raise KernelError(f"process {file.pid}, {file.where} cannot be read ({error}); dump it again") from error
+
+    def _fdinfo(self, file: OpenFile, types: Mapping[str, int]) -> Entry:
+        kind, flags = self._kinds[file.local], FD_CLOEXEC if file.info.cloexec else 0
+        return message("fdinfo_entry")(id=self.file_id(file), flags=flags, type=types[kind.type if kind else ""], fd=file.fd)
 
     def _dump(self, kind: Kind) -> KindDump:
         if kind.type not in self._dumps:
@@ -298,8 +317,3 @@ class _Collection:
 def kind_of(file: OpenFile) -> Kind | None:
     """Return the kind of FILE, None when it cannot be carried."""
     return next((kind for kind in KINDS if kind.matches(file)), None)
-
-
-def _fdinfo(file: OpenFile, file_id: int, kind: Kind, types: Mapping[str, int]) -> Entry:
-    flags = FD_CLOEXEC if file.info.cloexec else 0
-    return message("fdinfo_entry")(id=file_id, flags=flags, type=types[kind.type], fd=file.fd)

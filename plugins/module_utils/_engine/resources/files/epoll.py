@@ -122,4 +122,4 @@ def event(events: int, data: int) -> bytes:
     return _EPOLL_EVENT.get(platform.machine(), _EPOLL_EVENT_ALIGNED).pack(events, data)
 
 
-EPOLLS = Kind("EVENTPOLL", "epfd", is_epoll, EpollDump, EpollRestore)
+EPOLLS = Kind("EVENTPOLL", "epfd", is_epoll, EpollDump, EpollRestore, by_task=True)

@@ -9,11 +9,9 @@ images: files.img (inet_sk_entry with sk_opts_entry, ip_opts_entry and tcp_opts_
 from __future__ import annotations
 
 import errno
-import fcntl
 import select
 import socket
 import struct
-import termios
 from collections.abc import Iterator, Mapping, Sequence
 
 from ...errors import Obstacle, RestoreError
@@ -23,6 +21,7 @@ from ...kernel.inet_diag import udp_shutdowns
 from ...kernel.sock_diag import TCP_CLOSE, TCP_ESTABLISHED, TCP_LISTEN
 from ...kernel.tcp_repair import FIN_SENT
 from .inet_address import WORDS, address, host, words
+from .inet_datagram import check_datagram, has_unread, is_datagram, protocol_name, read_datagram, restore_datagram
 from .kind import Description, DumpContext, Entry, Kind, KindDump, KindRestore, OpenFile, RestoreContext
 from .socket_options import borrowed, domain, has_readable_filter, read_options, restore_options
 from .status import set_flags
@@ -84,9 +83,11 @@ class InetDump(KindDump):
         with borrowed(file.local) as sock:
             if _is_tcp(sock):
                 yield from self._check_tcp(file, sock)
+            elif is_datagram(sock.type, sock.proto):
+                yield from check_datagram(file)
             elif not _is_udp(sock):
                 name = f"an internet socket of type {int(sock.type)}, protocol {sock.proto}"
-                yield file.obstacle(f"{name}; only TCP and UDP are carried", "have the program close it")
+                yield file.obstacle(f"{name}; it is not carried", "have the program close it")
             elif sock.getsockopt(SOL_UDP, UDP_CORK):
                 yield file.obstacle("a UDP socket with a datagram half made (UDP_CORK)", "have the program send it")
             if not has_readable_filter(sock):
@@ -109,6 +110,7 @@ class InetDump(KindDump):
             _read_addresses(sock, entry)
             self._state(file, sock, entry)
             _read_ip_options(sock, entry)
+            read_datagram(sock, entry)
         return entry
 
     def write(self, images: ImagesDir) -> None:
@@ -149,7 +151,7 @@ class InetDump(KindDump):
                 entry.state = self._connections.of(file.stat.st_ino).state
             shutdown = _tcp_shutdown(sock, entry.state)
         else:
-            if struct.unpack("=i", fcntl.ioctl(file.local, termios.FIONREAD, bytes(4)))[0]:
+            if has_unread(file.local):
                 self.context.warn(f"process {file.pid}, {file.where}: datagrams that were not read yet are not carried")
             shutdown = self._udp_shutdown(sock, file.stat.st_ino)
         if shutdown:
@@ -227,8 +229,8 @@ class InetRestore(KindRestore):
         """Refuse what cannot be made, and try whether each address can be bound here."""
         for file_id, entry in entries.items():
             where = f"{_where(entry)} ({self.context.holder(file_id)})"
-            if (entry.type, entry.proto) not in _CARRIED or entry.family not in WORDS:
-                yield Obstacle(0, where, "neither TCP nor UDP", "restore it with CRIU")
+            if (entry.type, entry.proto) not in _CARRIED and not is_datagram(entry.type, entry.proto) or entry.family not in WORDS:
+                yield Obstacle(0, where, "a socket of a protocol that is not carried", "restore it with CRIU")
             elif entry.opts.so_bound_dev and entry.opts.so_bound_dev not in {name for _index, name in socket.if_nameindex()}:
                 yield Obstacle(0, where, f"it is bound to interface {entry.opts.so_bound_dev}, which is missing", "make the interface")
             elif is_connection_entry(entry):
@@ -291,7 +293,7 @@ def _closed(entry: Entry) -> socket.socket:
 
 
 def _where(entry: Entry) -> str:
-    name = "TCP" if entry.type == socket.SOCK_STREAM else "UDP"
+    name = protocol_name(entry)
     own = host(entry, entry.src_addr)
     return f"{name} address {f'[{own}]' if ':' in own else own}:{entry.src_port}"
 
@@ -300,7 +302,7 @@ def _bound(entry: Entry, shared: bool) -> socket.socket:
     """Return a socket for ENTRY, bound to its address if it has one. OSError when that is taken or not of this machine."""
     sock = socket.socket(entry.family, entry.type, entry.proto)
     try:
-        if entry.HasField("v6only"):
+        if entry.HasField("v6only") and entry.type != socket.SOCK_RAW:  # raw ones have a number from the start, so it cannot be set
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(entry.v6only))
         # what the ended tree left in TIME_WAIT must not be in the way; for UDP the option would share the port with others
         share = entry.type == socket.SOCK_STREAM or entry.opts.reuseaddr
@@ -334,6 +336,7 @@ def _complete(sock: socket.socket, entry: Entry) -> None:
     for field, level, option in _IP_OPTIONS[socket.AddressFamily(entry.family)]:
         if entry.ip_opts.HasField(field):
             sock.setsockopt(level, option, int(getattr(entry.ip_opts, field)))
+    restore_datagram(sock, entry)
     restore_options(sock, entry.opts)
     if entry.proto == socket.IPPROTO_TCP:
         restore_tcp_options(sock, entry)

@@ -87,6 +87,12 @@ class DumpContext(Protocol):
     def files_of(self, inode: int) -> Sequence[OpenFile]:
         """Return the descriptors of the tree whose st_ino is INODE."""
 
+    def in_flight(self, inode: int) -> Sequence[OpenFile]:
+        """Return the files on their way through the unix socket of INODE (SCM_RIGHTS), in the order of their arrival."""
+
+    def file_id(self, file: OpenFile) -> int:
+        """Return the file id of a file of the tree; known once all are."""
+
     def unix_socket(self, inode: int) -> UnixSocket | None:
         """Return what the kernel lists of a unix socket; None when our network namespace has none of that number."""
 
@@ -185,6 +191,9 @@ class RestoreContext(Protocol):
     def tables(self) -> Mapping[int, Sequence[Entry]]:
         """Return the fdinfo entries of every descriptor table by its files_id."""
 
+    def kind_of(self, file_id: int) -> Kind | None:
+        """Return the kind of a file of the images; None when they have no such file, or it is of no kind that is restored."""
+
     def holder(self, file_id: int) -> str:
         """Name the descriptors that stand for a file, for a person."""
 
@@ -202,6 +211,9 @@ class KindRestore:
     def open(self, entries: Mapping[int, Entry]) -> Mapping[int, int]:
         """Open every file of ENTRIES in our process: our descriptors by file id, each taken over by `context.keep`."""
         raise NotImplementedError
+
+    def join(self, entries: Mapping[int, Entry], files: Mapping[int, int]) -> None:
+        """Do what needs the files of other kinds, all of which are open by now; FILES are our descriptors by file id."""
 
     def go(self) -> None:
         """Do what has to come last, right before the tasks run; what can fail was done before. May be called again."""
@@ -224,3 +236,5 @@ class Kind:
     matches: Callable[[OpenFile], bool]
     dump: Callable[[DumpContext], KindDump]
     restore: Callable[[RestoreContext], KindRestore]
+    by_task: bool = False
+    """Whether such a file is completed, or made, by a task through a descriptor that it has of it."""

@@ -12,6 +12,8 @@ from .fifo import FIFOS
 from .inet_socket import INET_SOCKETS
 from .inotify import INOTIFIES
 from .kind import Kind
+from .netlink_socket import NETLINK_SOCKETS
+from .packet_socket import PACKET_SOCKETS
 from .pidfd import PIDFDS
 from .pipe import PIPES
 from .regular import REGULAR
@@ -29,6 +31,8 @@ KINDS: tuple[Kind, ...] = (
     PIDFDS,
     UNIX_SOCKETS,
     INET_SOCKETS,
+    NETLINK_SOCKETS,
+    PACKET_SOCKETS,
     INOTIFIES,
     FANOTIFIES,
     EPOLLS,

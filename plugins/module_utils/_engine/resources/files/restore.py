@@ -91,6 +91,12 @@ class FilesRestore:
                     self._locals.update(self._restore(kind).open(entries[kind.type]))
                 except OSError as error:
                     raise RestoreError(f"a file of type {kind.type} cannot be opened ({error}); see what else uses it") from error
+        for kind in KINDS:
+            if kind.type in entries:
+                try:
+                    self._restore(kind).join(entries[kind.type], self._locals)
+                except OSError as error:
+                    raise RestoreError(f"a file of type {kind.type} cannot be completed ({error}); restore again") from error
 
     def local(self, file_id: int, flags: int | None = None) -> int:
         """Return our descriptor of file FILE_ID, ours to keep; with FLAGS one of their access mode, as a mapping needs it.
@@ -202,6 +208,10 @@ class FilesRestore:
         """Return the fdinfo entries of every descriptor table by its files_id."""
         self._read()
         return self._tables
+
+    def kind_of(self, file_id: int) -> Kind | None:
+        """Return the kind of a file of the images, None when it is not restored."""
+        return next((_BY_TYPE.get(name) for name, entries in self._read().items() if file_id in entries), None)
 
     def holder(self, file_id: int) -> str:
         """Name the descriptors that stand for a file, for a person."""

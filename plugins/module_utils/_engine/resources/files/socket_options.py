@@ -82,7 +82,7 @@ def read_options(sock: socket.socket) -> Entry:
         seconds, micros = _TIMEVAL.unpack(sock.getsockopt(socket.SOL_SOCKET, option, _TIMEVAL.size))
         setattr(entry, f"{field}_sec", seconds)
         setattr(entry, f"{field}_usec", micros)
-    flags = {**_FLAGS, **_UNIX_FLAGS} if sock.family == socket.AF_UNIX else _FLAGS
+    flags = {**_FLAGS, **_UNIX_FLAGS} if sock.family in (socket.AF_UNIX, socket.AF_NETLINK) else _FLAGS
     for field, option in flags.items():
         setattr(entry, field, bool(sock.getsockopt(socket.SOL_SOCKET, option)))
     for field, option in _NUMBERS.items():

@@ -15,6 +15,7 @@ from ...kernel import kcmp
 from ...kernel.fdinfo import descriptors, fdinfo
 from ...kernel.pidfd import ProcessFiles
 from .descriptor_limit import allow_descriptors
+from .in_flight import InFlight, carries_files, receive_copies
 from .kind import OpenFile
 
 
@@ -33,6 +34,8 @@ class Survey:
         self._leave_out = leave_out
         self._copies: list[int] = []
         self.tables: list[Table] = []
+        self.in_flight: dict[int, tuple[InFlight, ...]] = {}
+        """Files on their way through unix sockets (SCM_RIGHTS), in the order of their arrival, by the inode number of the socket."""
 
     def take(self, pids: Sequence[int]) -> None:
         """Look at every descriptor of PIDS. TargetError when one of them is gone, KernelError when it may not be looked at."""
@@ -46,9 +49,25 @@ class Survey:
             except PermissionError as error:
                 raise KernelError(f"the descriptors of process {owners[0]} cannot be read ({error}); run as root") from error
 
+    def take_in_flight(self, stopped: bool) -> None:
+        """Look at the files that wait in unix sockets. Unless the tree is STOPPED, only at those of the first message of each."""
+        carriers: list[OpenFile] = [file for file in self.files() if carries_files(file)]
+        for carrier in carriers:  # those that are found in a socket may be sockets themselves
+            if carrier.stat.st_ino not in self.in_flight:
+                copies = receive_copies(carrier, stopped)
+                self._copies += copies
+                found = tuple(self._in_flight(local, carrier) for local in copies)
+                self.in_flight[carrier.stat.st_ino] = found
+                carriers += [file for file in found if carries_files(file)]
+
+    def files(self) -> list[OpenFile]:
+        """Return every file met: descriptors, then what is on its way."""
+        held: list[OpenFile] = [file for table in self.tables for file in table.files]
+        return held + [file for files in self.in_flight.values() for file in files]
+
     def descriptions(self) -> list[list[OpenFile]]:
-        """Return the descriptors, those that share one open file together, in the order in which they were met."""
-        files = [file for table in self.tables for file in table.files]
+        """Return the files, those that share one open file together, in the order in which they were met."""
+        files = self.files()
         alike: dict[tuple[int, int], list[int]] = {}
         for index, file in enumerate(files):
             alike.setdefault((file.stat.st_dev, file.stat.st_ino), []).append(index)
@@ -82,6 +101,11 @@ class Survey:
         self._copies.append(local)
         link = os.readlink(f"/proc/self/fd/{local}")
         return OpenFile(process.pid, fd, local, os.fstat(local), link, fdinfo(process.pid, fd))
+
+    @staticmethod
+    def _in_flight(local: int, carrier: OpenFile) -> InFlight:
+        us, link = os.getpid(), os.readlink(f"/proc/self/fd/{local}")
+        return InFlight(us, local, local, os.fstat(local), link, fdinfo(us, local), carrier)
 
 
 def kcmp_groups(pids: Sequence[int]) -> list[list[int]]:

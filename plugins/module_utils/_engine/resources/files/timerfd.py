@@ -92,4 +92,4 @@ def arm(local: int, entry: Entry) -> None:
         fcntl.ioctl(local, TFD_IOC_SET_TICKS, _TICKS.pack(entry.ticks))
 
 
-TIMERFDS = Kind("TIMERFD", "tfd", is_timerfd, TimerfdDump, TimerfdRestore)
+TIMERFDS = Kind("TIMERFD", "tfd", is_timerfd, TimerfdDump, TimerfdRestore, by_task=True)

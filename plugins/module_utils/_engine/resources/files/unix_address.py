@@ -47,20 +47,54 @@ def is_bound_outside(file: OpenFile, view: TreeView) -> bool:
         os.close(bound)
 
 
+def check_path(file: OpenFile, name: bytes, view: TreeView) -> Iterator[Obstacle]:
+    """Refuse a socket whose path NAME leads elsewhere by now, or from a directory that cannot be told."""
+    status, path = _bound_file(file)
+    relative = os.fsdecode(name.rstrip(b"\0"))
+    if _directory_of(file, relative, plain_path(path, status, view), status, view) is None:
+        yield file.obstacle(f"it is bound to {relative}, and its socket is {path} by now", "have the program bind it again")
+
+
 def read_path(file: OpenFile, entry: Entry, view: TreeView) -> None:
     """Fill in what ENTRY says of the path that its socket is bound to: permissions, directory, whether it was unlinked."""
-    bound = fcntl.ioctl(file.local, SIOCUNIXFILE)
-    try:
-        status, path = os.fstat(bound), os.readlink(f"/proc/self/fd/{bound}")
-    finally:
-        os.close(bound)
+    status, path = _bound_file(file)
     entry.file_perms.mode, entry.file_perms.uid, entry.file_perms.gid = status.st_mode, status.st_uid, status.st_gid
     plain = plain_path(path, status, view)
     if plain != path:
         entry.deleted = True
-    relative = os.fsdecode(entry.name.rstrip(b"\0"))
-    if not relative.startswith("/") and plain.endswith("/" + os.path.normpath(relative)):
-        entry.name_dir = plain[: -len(os.path.normpath(relative)) - 1] or "/"
+    directory = _directory_of(file, os.fsdecode(entry.name.rstrip(b"\0")), plain, status, view)
+    if directory:
+        entry.name_dir = directory
+
+
+def _bound_file(file: OpenFile) -> tuple[os.stat_result, str]:
+    """Return what the socket is bound to, and its path as /proc shows it."""
+    bound = fcntl.ioctl(file.local, SIOCUNIXFILE)
+    try:
+        return os.fstat(bound), os.readlink(f"/proc/self/fd/{bound}")
+    finally:
+        os.close(bound)
+
+
+def _directory_of(file: OpenFile, name: str, path: str, status: os.stat_result, view: TreeView) -> str | None:
+    """Return the directory that NAME, which leads to the file at PATH, is relative to, "" if to none; None when it leads elsewhere."""
+    plain = os.path.normpath(name)
+    if name.startswith("/"):
+        return "" if plain == path or not status.st_nlink or _is_at(name, status, view) else None
+    if path.endswith(f"/{plain}"):
+        return path[: -len(plain) - 1] or "/"
+    try:
+        directory = os.readlink(f"/proc/{file.pid}/cwd")
+    except OSError:
+        return None
+    return directory if _is_at(os.path.join(directory, name), status, view) else None
+
+
+def _is_at(path: str, status: os.stat_result, view: TreeView) -> bool:
+    try:
+        return os.path.samestat(view.lstat(path) if view.foreign else os.stat(path), status)
+    except OSError:
+        return False
 
 
 class NamesRestore:
@@ -101,7 +135,7 @@ class NamesRestore:
         if entry.name.startswith(b"\0"):
             _call("bind", local, entry.name)
         elif entry.deleted:
-            with _parked(_path(entry)):
+            with _standing(os.path.dirname(_path(entry))), _parked(_path(entry)):
                 self._bind_path(local, entry)
                 self._unlinked[entry.ino] = os.open(_path(entry), os.O_PATH | os.O_CLOEXEC)
                 os.unlink(_path(entry))
@@ -172,6 +206,24 @@ def _directory(path: str) -> Iterator[None]:
     finally:
         os.fchdir(before)
         os.close(before)
+
+
+@contextmanager
+def _standing(directory: str) -> Iterator[None]:
+    """Have DIRECTORY for the length of the block: what is missing of it is made, and removed again."""
+    missing: list[str] = []
+    while not os.path.lexists(directory):
+        missing.append(directory)
+        directory = os.path.dirname(directory)
+    made: list[str] = []
+    try:
+        for path in reversed(missing):
+            os.mkdir(path, 0o700)
+            made.append(path)
+        yield
+    finally:
+        for path in reversed(made):
+            os.rmdir(path)
 
 
 @contextmanager

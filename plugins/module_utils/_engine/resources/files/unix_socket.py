@@ -3,14 +3,16 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Unix sockets (unix(7)): pairs with what is in their queues, listening ones by path or abstract name, datagram sockets.
 
-images: files.img (unix_sk_entry; sockets find their peers by inode number), sk-queues. The names of sockets: unix_address.py.
+images: files.img (unix_sk_entry; sockets find their peers by inode number), sk-queues. The names of sockets: unix_address.py,
+connections that wait to be accepted: unix_backlog.py, files on their way (SCM_RIGHTS): in_flight.py.
 """
 
 from __future__ import annotations
 
 import os
+import select
 import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 from ...errors import KernelError, Obstacle, RestoreError
 from ...images.image import Entry as ImageEntry
@@ -18,15 +20,18 @@ from ...images.image import ImagesDir
 from ...images.schema import message
 from ...kernel.sock_diag import TCP_ESTABLISHED, TCP_LISTEN, UnixSocket
 from ...kernel.syscall import syscall
-from .kind import Description, DumpContext, Entry, Kind, KindDump, KindRestore, OpenFile, RestoreContext
+from .in_flight import carries_files, is_made_late
+from .kind import Description, DumpContext, Entry, Kind, KindDump, KindRestore, OpenFile, RestoreContext, Task
 from .socket_options import borrowed, domain, has_readable_filter, read_options, restore_options
-from .socket_queue import QueuesDump, fill_queue, read_queues
+from .socket_queue import Packet, QueuesDump, fill_queue, read_queues
 from .status import set_flags
-from .unix_address import NamesRestore, display, is_bound_outside, read_path
+from .unix_address import NamesRestore, check_path, display, is_bound_outside, read_path
+from .unix_backlog import check_waiting, connect_waiting, listener_of, read_waiting
 
 USK_EXTERN = 1
 """unix_sk_entry.uflags: the socket is no part of the tree, only its name is needed. Other bits are CRIU's own matters."""
 SHUT_BOTH = 3
+_CORE = "core-"
 _DISCONNECT = socket.AF_UNSPEC.to_bytes(2, "little")
 """A struct sockaddr of no family: connect(2) to it dissolves the association of a datagram socket."""
 
@@ -53,12 +58,15 @@ class UnixDump(KindDump):
         with borrowed(file.local) as ours:
             if not has_readable_filter(ours):
                 yield file.obstacle("an eBPF filter is attached to it, which the kernel does not give out", "have the program detach it")
-        if int(file.info.values.get("scm_fds", "0")):
-            yield file.obstacle("descriptors sent through it (SCM_RIGHTS) wait to be received", "have the program receive them")
-        if sock.name and sock.name[0] and is_bound_outside(file, self.context.view):
-            yield file.obstacle("it was bound outside of the mount namespace of the tree", "have the service bind it itself")
+            if _has_urgent_data(ours):
+                yield file.obstacle("a byte sent out of band (MSG_OOB) waits in it", "have the program read it")
+        if sock.name and sock.name[0]:
+            if is_bound_outside(file, self.context.view):
+                yield file.obstacle("it was bound outside of the mount namespace of the tree", "have the service bind it itself")
+            else:
+                yield from check_path(file, sock.name, self.context.view)
         if sock.state == TCP_LISTEN:
-            self._warn_waiting(file, sock)
+            yield from check_waiting(self.context, file, sock)
         elif sock.peer:
             yield from self._check_peer(file, sock)
         elif sock.state == TCP_ESTABLISHED and sock.type != socket.SOCK_DGRAM:
@@ -85,14 +93,15 @@ class UnixDump(KindDump):
             entry.shutdown = sock.shutdown
         if sock.peer and not self.context.files_of(sock.peer):
             self._add_external(sock.peer)
-        elif not sock.peer and sock.state == TCP_ESTABLISHED and sock.type != socket.SOCK_DGRAM and sock.shutdown != SHUT_BOTH:
-            entry.peer = self._listener_of(sock.inode)
+        elif not sock.peer and sock.state == TCP_ESTABLISHED and sock.type != socket.SOCK_DGRAM:
+            entry.peer = listener_of(self.context, sock.inode)
+        elif sock.state == TCP_LISTEN and sock.connecting:
+            read_waiting(self.context, sock, entry)
         with borrowed(file.local) as ours:
             entry.opts.CopyFrom(read_options(ours))
-            if sock.rqueue and sock.state != TCP_LISTEN:
-                if entry.opts.so_passcred:
-                    self.context.warn(f"process {file.pid}, {file.where}: what waits in it will carry our credentials, not its sender's")
-                self._queues.take(ours, description.file_id, ended=not sock.peer or bool(sock.shutdown))
+            if sock.rqueue and sock.state != TCP_LISTEN or carries_files(file):
+                rights = [self.context.file_id(one) for one in self.context.in_flight(sock.inode)]
+                self._warn_of(file, self._queues.take(ours, description.file_id, sock.rqueue, rights))
         return entry
 
     def write(self, images: ImagesDir) -> None:
@@ -105,10 +114,14 @@ class UnixDump(KindDump):
             raise KernelError(f"process {file.pid}, {file.where} is no longer listed by the kernel; dump it again")
         return sock
 
-    def _warn_waiting(self, file: OpenFile, sock: UnixSocket) -> None:
-        if any(not inode or not self.context.files_of(inode) for inode in sock.connecting):
+    def _warn_of(self, file: OpenFile, packets: Sequence[Packet]) -> None:
+        pids = {one.pid for one in self.context.files()}
+        if not all(packet.data for packet in packets):  # the kernel marks it when it is peeked, and passes over it from then on
             who = f"process {file.pid}, {file.where}"
-            self.context.warn(f"{who}: connections that wait to be accepted are not carried; their clients must connect again")
+            self.context.warn(f"{who}: an empty message waits in it; dumps after this one lack it until the program has read it")
+        if any(packet.ucred and packet.ucred[0] not in pids for packet in packets):
+            who = f"process {file.pid}, {file.where}"
+            self.context.warn(f"{who}: messages from outside of the tree wait in it; once restored, they carry our process number")
 
     def _check_peer(self, file: OpenFile, sock: UnixSocket) -> Iterator[Obstacle]:
         peer, inside = self.context.unix_socket(sock.peer), bool(self.context.files_of(sock.peer))
@@ -124,21 +137,11 @@ class UnixDump(KindDump):
             yield file.obstacle(why, "use ext_unix_sk to connect it to that name again when restored")
 
     def _check_without_peer(self, file: OpenFile, sock: UnixSocket) -> Iterator[Obstacle]:
-        if sock.shutdown == SHUT_BOTH:  # the other end was closed
-            return
-        if not self._listener_of(sock.inode):
+        if listener_of(self.context, sock.inode):
+            if sock.wqueue:
+                yield file.obstacle("it has sent data before it was accepted, which cannot be read", "wait until it is accepted")
+        elif sock.shutdown != SHUT_BOTH:  # as it is when the other end was closed
             yield file.obstacle("it waits to be accepted by a process outside of the tree", "wait until it is, or close it")
-        elif sock.wqueue:
-            yield file.obstacle("it has sent data before it was accepted, which cannot be read", "wait until it is accepted")
-
-    def _listener_of(self, inode: int) -> int:
-        """Return the inode number of the listening socket of the tree at which socket INODE waits, 0 when there is none."""
-        for file in self.context.files():
-            if file.link.startswith("socket:["):
-                sock = self.context.unix_socket(file.stat.st_ino)
-                if sock and inode in sock.connecting:
-                    return sock.inode
-        return 0
 
     def _add_external(self, inode: int) -> None:
         """Add the entry by which CRIU keeps the name of a socket outside of the tree."""
@@ -169,6 +172,10 @@ class UnixRestore(KindRestore):
         self._senders: dict[int, int] = {}
         """Who sends to a socket what its queue held: descriptors by file id."""
         self._spare: list[int] = []
+        self._queues: Mapping[int, Sequence[ImageEntry]] = {}
+        self._settled = False
+        self._bound: set[int] = set()
+        """The inode numbers of those that have a name of their own."""
 
     def check(self, entries: Mapping[int, Entry]) -> Iterator[Obstacle]:
         """Refuse names that are in use, and sockets that only CRIU knows how to restore."""
@@ -182,29 +189,63 @@ class UnixRestore(KindRestore):
             elif entry.peer and inodes[entry.peer].uflags & USK_EXTERN and not self.context.options.ext_unix_sk:
                 name = display(inodes[entry.peer].name)
                 yield Obstacle(0, where, f"it is connected to {name}, a socket outside of the tree", "use ext_unix_sk")
-        for packets in read_queues(self.context.images).values():
-            if any(packet.message.scm for packet in packets):
-                yield Obstacle(0, "sk-queues", "descriptors on their way through a unix socket (SCM_RIGHTS)", "restore it with CRIU")
-        yield from self._names.check([entry for entry in entries.values() if _is_bound(entry)])
+        yield from self._check_queues()
+        yield from self._names.check(_bound(entries))
 
     def open(self, entries: Mapping[int, Entry]) -> Mapping[int, int]:
-        """Make all of them."""
-        self._names.clear([entry for entry in entries.values() if _is_bound(entry)])
-        queues = read_queues(self.context.images)
-        ours = {file_id: entry for file_id, entry in entries.items() if not entry.uflags & USK_EXTERN}
-        by_inode = {entry.ino: (file_id, entry) for file_id, entry in entries.items()}
+        """Make and bind all of them."""
+        self.context.undo(self._drop)
+        self._names.clear(_bound(entries))
+        self._queues = read_queues(self.context.images)
+        by_inode = _by_inode(entries)
+        self._bound = {entry.ino for entry in _bound(entries)}
+        for file_id, entry in _ours(entries).items():
+            if file_id not in self._locals:
+                self._make(file_id, entry, by_inode, file_id in self._queues)
+        return self._locals
+
+    def join(self, entries: Mapping[int, Entry], files: Mapping[int, int]) -> None:
+        """Fill the queues with data and FILES and connect, unless that has to wait for the processes that sent it."""
+        if not self._names_senders():
+            self._settle(entries, files)
+
+    def finish(self, task: Task, entries: Mapping[int, Entry], files: Mapping[int, int]) -> None:
+        """Do what waited for the processes, all of which are there by now."""
+        if self._names_senders() and not self._settled:
+            self._settle(entries, files)
+
+    def _names_senders(self) -> bool:
+        return any(packet.message.HasField("stillframe") for packets in self._queues.values() for packet in packets)
+
+    def _settle(self, entries: Mapping[int, Entry], files: Mapping[int, int]) -> None:
+        self._settled = True
+        ours, by_inode = _ours(entries), _by_inode(entries)
+        pids = {int(name[len(_CORE) :]) for name in self.context.images.names() if name.startswith(_CORE)}
         try:
-            for file_id, entry in ours.items():
-                if file_id not in self._locals:
-                    self._make(file_id, entry, by_inode, file_id in queues)
-            self._each(ours, lambda sock, file_id, entry: self._fill(file_id, queues.get(file_id, ())))
-            self._each(ours, lambda sock, file_id, entry: self._connect(sock, entry, by_inode))
+            self._each(ours, lambda sock, file_id, entry: self._fill(file_id, files, pids))
+            self._connect_all(ours, by_inode)
             self._each(ours, lambda sock, file_id, entry: _complete(sock, entry))
         finally:
-            self._names.close()
-            while self._spare:
-                os.close(self._spare.pop())
-        return self._locals
+            self._drop()
+
+    def _drop(self) -> None:
+        self._names.close()
+        while self._spare:
+            os.close(self._spare.pop())
+
+    def _check_queues(self) -> Iterator[Obstacle]:
+        for packets in read_queues(self.context.images).values():
+            for file_id in [file_id for packet in packets for scm in packet.message.scm for file_id in scm.rights]:
+                where = f"file {file_id} ({self.context.holder(file_id) or 'on its way through a unix socket'})"
+                kind = self.context.kind_of(file_id)
+                if kind is None:
+                    yield Obstacle(0, where, "the images do not hold it, or it is of a kind that is not restored", "restore it with CRIU")
+                elif is_made_late(kind, self._path(file_id)) or not self.context.holder(file_id) and kind.by_task:
+                    yield Obstacle(0, where, "only a process that has a descriptor of it could restore it", "restore it with CRIU")
+
+    def _path(self, file_id: int) -> str:
+        entry = self.context.entries_of("REG").get(file_id)
+        return str(entry.name) if entry is not None else ""
 
     def _each(self, entries: Mapping[int, Entry], act: Callable[[socket.socket, int, Entry], None]) -> None:
         for file_id, entry in entries.items():
@@ -247,18 +288,24 @@ class UnixRestore(KindRestore):
         return one.detach(), other.detach()
 
     def _bind(self, file_id: int, entry: Entry) -> None:
-        if _is_bound(entry):
+        if entry.ino in self._bound:
             try:
                 self._names.bind(self._locals[file_id], entry)
             except OSError as error:
                 raise RestoreError(f"{display(entry.name)} cannot be bound ({error.strerror}); see what uses the name") from error
 
-    def _fill(self, file_id: int, packets: Sequence[ImageEntry]) -> None:
+    def _fill(self, file_id: int, files: Mapping[int, int], pids: Collection[int]) -> None:
+        packets = self._queues.get(file_id, ())
         if packets:
             if file_id not in self._senders:
                 raise RestoreError(f"unix socket {file_id} has a queue that nothing can have sent; use another copy of the dump")
             with borrowed(self._senders[file_id]) as sender:
-                fill_queue(sender, packets)
+                fill_queue(sender, packets, files, pids)
+
+    def _connect_all(self, ours: Mapping[int, Entry], by_inode: Mapping[int, tuple[int, Entry]]) -> None:
+        locals_of = {entry.ino: self._locals[file_id] for file_id, entry in ours.items()}
+        done = connect_waiting(list(ours.values()), self._names.connect, locals_of)
+        self._each(ours, lambda sock, file_id, entry: None if entry.ino in done else self._connect(sock, entry, by_inode))
 
     def _connect(self, sock: socket.socket, entry: Entry, by_inode: Mapping[int, tuple[int, Entry]]) -> None:
         if entry.peer and not _are_pair(entry, by_inode):
@@ -266,15 +313,34 @@ class UnixRestore(KindRestore):
             self._names.connect(sock.fileno(), by_inode[entry.peer][1])
 
 
+def _ours(entries: Mapping[int, Entry]) -> Mapping[int, Entry]:
+    """Return the sockets of the tree."""
+    return {file_id: entry for file_id, entry in entries.items() if not entry.uflags & USK_EXTERN}
+
+
+def _by_inode(entries: Mapping[int, Entry]) -> Mapping[int, tuple[int, Entry]]:
+    return {entry.ino: (file_id, entry) for file_id, entry in entries.items()}
+
+
+def _has_urgent_data(sock: socket.socket) -> bool:
+    poll = select.poll()
+    poll.register(sock.fileno(), select.POLLPRI)
+    return bool(dict(poll.poll(0)).get(sock.fileno(), 0) & select.POLLPRI)
+
+
 def _are_pair(entry: Entry, by_inode: Mapping[int, tuple[int, Entry]]) -> bool:
     """Tell whether ENTRY and its peer are each other's peers."""
     return bool(entry.peer) and entry.peer != entry.ino and by_inode[entry.peer][1].peer == entry.ino
 
 
-def _is_bound(entry: Entry) -> bool:
-    """Tell whether the socket is to be bound: an accepted connection only shares the name of the socket that listened."""
-    accepted = entry.state == TCP_ESTABLISHED and entry.type != socket.SOCK_DGRAM
-    return bool(entry.name) and not accepted and not entry.uflags & USK_EXTERN
+def _bound(entries: Mapping[int, Entry]) -> Sequence[Entry]:
+    """Return the sockets that are to be bound: an accepted connection only shares the name of the socket that listened."""
+    listening = {entry.ino for entry in entries.values() if entry.state == TCP_LISTEN}
+    return [
+        entry
+        for entry in _ours(entries).values()
+        if entry.name and (entry.state != TCP_ESTABLISHED or entry.type == socket.SOCK_DGRAM or entry.peer in listening)
+    ]
 
 
 def _complete(sock: socket.socket, entry: Entry) -> None:
