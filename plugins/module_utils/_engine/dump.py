@@ -150,7 +150,7 @@ def find_obstacles(options: DumpOptions, pids: Sequence[int], trackers: Trackers
     while True:
         try:
             obstacles, warnings = _obstacles_of(options, pids, trackers)
-            if obstacles:  # some pass by themselves, such as a child not yet reaped: look twice
+            if obstacles:  # some pass by themselves, such as a vfork(2): look twice
                 again, warnings = _obstacles_of(options, pids, trackers)
                 obstacles = [obstacle for obstacle in obstacles if obstacle in again]
             return obstacles, warnings
