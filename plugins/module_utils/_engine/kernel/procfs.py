@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from typing import Dict, FrozenSet, Iterator, List, NamedTuple, Tuple
 
 GONE = (FileNotFoundError, ProcessLookupError)
@@ -72,6 +73,7 @@ class Stat(NamedTuple):
     exit_code: int
 
 
+_SIGNAL_SETS = re.compile("\n".join(f"{name}:\t(.+)" for name in ("SigPnd", "ShdPnd", "SigBlk", "SigIgn", "SigCgt")))
 PF_KTHREAD = 0x00200000  # include/linux/sched.h
 
 
@@ -126,8 +128,10 @@ def lives(pid: int) -> bool:
 
 def thread_status(pid: int, tid: int) -> ThreadStatus:
     """Return the signal sets of thread TID of PID."""
-    lines = status(pid, tid)
-    return ThreadStatus(*(int(lines[key], 16) for key in ("SigPnd", "ShdPnd", "SigBlk", "SigIgn", "SigCgt")))
+    found = _SIGNAL_SETS.search(_read(f"/proc/{pid}/task/{tid}/status"))
+    if found is None:
+        raise ProcessLookupError(errno.ESRCH, f"/proc tells nothing of the signals of thread {tid}")
+    return ThreadStatus(*(int(bits, 16) for bits in found.groups()))
 
 
 def namespace_ids(pid: int, tid: int) -> Tuple[int, int]:
