@@ -5,10 +5,13 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from _engine.options import DumpOptions
 from _engine.resources.files.dump import FilesDump
+from _engine.tracking import uffd_wp
 from process import python, running
 
 OPENED_AND_CLOSED = """
@@ -30,6 +33,10 @@ def churn():
         os.close(event)
 threading.Thread(target=churn, daemon=True).start()
 """
+WITH_TRACKER = OPENED_AND_CLOSED + """
+import ctypes
+os.dup2(ctypes.CDLL(None).syscall(323, os.O_CLOEXEC | os.O_NONBLOCK | 1), 60)  # userfaultfd(2), UFFD_USER_MODE_ONLY
+"""
 LOOKS = 500
 
 
@@ -40,3 +47,10 @@ def test_what_comes_and_goes_is_no_obstacle(program: str) -> None:
             with FilesDump(DumpOptions(tree=process.pid, images_dir="")) as files:
                 obstacles = [found for found in files.preflight([process.pid]) if "pipe" not in found.where]
                 assert not obstacles
+
+
+def test_a_tracker_is_found_beside_what_comes_and_goes() -> None:
+    with running(*python(WITH_TRACKER)) as process:
+        inode = os.stat(f"/proc/{process.pid}/fd/60").st_ino
+        for _ in range(LOOKS):
+            assert 60 in uffd_wp.descriptors(process.pid, {inode})
