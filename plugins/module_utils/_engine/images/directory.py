@@ -13,6 +13,7 @@ import errno
 import fcntl
 import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime, timezone
 from types import TracebackType
@@ -25,6 +26,7 @@ from .image import ImagesDir
 from .magic import SUFFIX
 from .manifest import FILE_NAME, PARTIAL, ImageRecord, Manifest, PagesRecord, write_manifest
 
+_SYNCERS = 16
 INVENTORY = "inventory" + SUFFIX
 PARENT = "parent"
 """The relative symbolic link to the dump that this one counts from."""
@@ -138,9 +140,9 @@ class DumpDirectory:
             images={name.removesuffix(PARTIAL): self._image(name, checksummer) for name in self._image_names()},
             pages={name: (pages or {}).get(name) or self._pages(name, checksummer) for name in self._pages_names()},
         )
-        for name in dump_files(self.path):
-            if name != PARENT:
-                _sync(os.path.join(self.path, name))
+        with ThreadPoolExecutor(_SYNCERS) as pool:  # side by side: the filesystem writes its journal once for many files
+            for _done in pool.map(_sync, [os.path.join(self.path, name) for name in dump_files(self.path) if name != PARENT]):
+                pass
         write_manifest(self.path, manifest)
         inventory_path = os.path.join(self.path, INVENTORY)
         with faults("commit", self.path):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import signal
 from typing import Dict, FrozenSet, Iterator, List, NamedTuple, Tuple
 
@@ -75,6 +76,7 @@ class Stat(NamedTuple):
 
 PF_EXITING, PF_KTHREAD = 0x00000004, 0x00200000  # include/linux/sched.h
 _KILLED = 1 << signal.SIGKILL - 1
+_SIGNAL_SETS = re.compile("\n".join(f"{name}:\t(.+)" for name in ("SigPnd", "ShdPnd", "SigBlk", "SigIgn", "SigCgt")))
 
 
 def _read(path: str) -> str:
@@ -138,8 +140,10 @@ def ends(tid: int) -> bool:
 
 def thread_status(pid: int, tid: int) -> ThreadStatus:
     """Return the signal sets of thread TID of PID."""
-    lines = status(pid, tid)
-    return ThreadStatus(*(int(lines[key], 16) for key in ("SigPnd", "ShdPnd", "SigBlk", "SigIgn", "SigCgt")))
+    found = _SIGNAL_SETS.search(_read(f"/proc/{pid}/task/{tid}/status"))
+    if found is None:
+        raise ProcessLookupError(errno.ESRCH, f"/proc tells nothing of the signals of thread {tid}")
+    return ThreadStatus(*(int(bits, 16) for bits in found.groups()))
 
 
 def namespace_ids(pid: int, tid: int) -> Tuple[int, int]:

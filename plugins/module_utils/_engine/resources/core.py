@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import signal
 from dataclasses import dataclass
-from typing import Any, List, Sequence, Tuple
+from typing import Any, FrozenSet, List, Sequence, Tuple
 
 from ..errors import Obstacle
 from ..images.schema import message
@@ -72,7 +72,9 @@ def collect(pid: int, tracees: Sequence[Tracee], stop_signal: int = 0) -> TaskSt
     process_calls = (signals.ACTION_CALLS, timers.calls(clocks), rlimits.CALLS, attributes.CALLS)
     replies = ask(leader, _THREAD_CALLS + process_calls)
     actions, times, limits, values = replies[len(_THREAD_CALLS) :]
-    found = [_thread(leader, replies)] + [_thread(tracee, ask(tracee, _THREAD_CALLS)) for tracee in tracees[1:]]
+    processors = scheduling.online()
+    found = [_thread(leader, replies, processors)]
+    found += [_thread(tracee, ask(tracee, _THREAD_CALLS), processors) for tracee in tracees[1:]]
     return TaskState(
         pid,
         stop_signal,
@@ -85,7 +87,7 @@ def collect(pid: int, tracees: Sequence[Tracee], stop_signal: int = 0) -> TaskSt
     )
 
 
-def _thread(tracee: Tracee, replies: Sequence[Any]) -> Thread:
+def _thread(tracee: Tracee, replies: Sequence[Any], processors: FrozenSet[int]) -> Thread:
     stack, registered, slack, secure_bits = replies[: len(_THREAD_CALLS)]
     general, extended = registers.of_thread(tracee)
     return Thread(
@@ -94,7 +96,7 @@ def _thread(tracee: Tracee, replies: Sequence[Any]) -> Thread:
         extended,
         threads.of_thread(tracee, registered),
         signals.of_thread(tracee, stack),
-        scheduling.of_thread(tracee, slack),
+        scheduling.of_thread(tracee, slack, processors),
         credentials.decode(procfs.status(tracee.pid, tracee.tid), secure_bits),
         seccomp.of_thread(tracee),
         cgroups.of_thread(tracee.pid, tracee.tid),

@@ -53,8 +53,8 @@ def obstacles(pid: int, tid: int) -> List[Obstacle]:
     return [Obstacle(pid, f"scheduling of thread {tid}", f"{policy} cannot be restored", "give it another policy (chrt)")]
 
 
-def of_thread(thread: Tracee, replies: Sequence[Reply]) -> Scheduling:
-    """Return the scheduling of THREAD; REPLIES are those to CALLS. Raises OSError."""
+def of_thread(thread: Tracee, replies: Sequence[Reply], processors: FrozenSet[int]) -> Scheduling:
+    """Return the scheduling of THREAD; REPLIES are those to CALLS, PROCESSORS those that are online. Raises OSError."""
     tid = thread.tid
     policy = os.sched_getscheduler(tid)
     realtime = policy & ~_SCHED_RESET_ON_FORK in (_SCHED_FIFO, _SCHED_RR)
@@ -64,7 +64,7 @@ def of_thread(thread: Tracee, replies: Sequence[Reply]) -> Scheduling:
         policy,
         os.sched_getparam(tid).sched_priority if realtime else 0,
         os.getpriority(os.PRIO_PROCESS, tid),
-        frozenset() if affinity >= online() else affinity,
+        frozenset() if affinity >= processors else affinity,
         replies[0].check(),
         io_priority if io_priority >> _IOPRIO_CLASS_SHIFT else 0,
     )

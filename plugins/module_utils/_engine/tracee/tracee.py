@@ -15,7 +15,7 @@ import mmap
 import signal
 import struct
 from contextlib import contextmanager, suppress
-from typing import Iterator, List, NamedTuple, Optional, Sequence
+from typing import Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 from ..errors import KernelError, TargetError
 from ..kernel import procfs, ptrace
@@ -94,6 +94,8 @@ class Tracee:
         self.resume_signal = 0
         """The signal to deliver when the thread goes on: one that came while it made our calls."""
         self._children: List[int] = []
+        self._numbers: Optional[Tuple[int, int]] = None
+        """Process and thread as their own PID namespace numbers them, None when not asked for yet."""
 
     def registers(self) -> arch.Registers:
         """Return the general registers."""
@@ -315,7 +317,9 @@ class Tracee:
         return min(free, key=lambda bell: status.caught >> bell - 1 & 1)
 
     def _bell_call(self, bell: int) -> Call:
-        pid, tid = procfs.namespace_ids(self.pid, self.tid)
+        if self._numbers is None:
+            self._numbers = procfs.namespace_ids(self.pid, self.tid)
+        pid, tid = self._numbers
         info = struct.pack("<iiiiiiQ", bell, 0, _SI_QUEUE, 0, pid, 0, _BELL_MARK).ljust(ptrace.SIGINFO_SIZE, b"\0")
         return Call("rt_tgsigqueueinfo", (pid, tid, bell, info))
 

@@ -15,6 +15,7 @@ import fcntl
 import os
 import resource
 import struct
+from contextlib import suppress
 from typing import Iterator, List, Optional, Sequence, Set
 
 from ..errors import KernelError
@@ -142,22 +143,31 @@ def descriptors(pid: int, inodes: Set[int]) -> Iterator[int]:
     """Yield the numbers of the descriptors of PID that are userfaultfds with one of INODES."""
     if not inodes:
         return
-    try:
-        for fd in fdinfo.descriptors(pid):
-            path = f"/proc/{pid}/fd/{fd}"
-            if os.readlink(path) == _LINK and os.stat(path).st_ino in inodes:
+    for fd in _userfaultfds(pid):
+        with suppress(*procfs.GONE):  # it has ended, or closes this one just now
+            if os.stat(f"/proc/{pid}/fd/{fd}").st_ino in inodes:
                 yield fd
-    except procfs.GONE:
-        return  # it has ended, or closes descriptors just now: the stop will tell
 
 
 def unsaid(pid: int) -> List[int]:
     """Return the descriptors of PID that are such userfaultfds as we make, at whatever step of `install`."""
-    try:
-        candidates = [fd for fd in fdinfo.descriptors(pid) if os.readlink(f"/proc/{pid}/fd/{fd}") == _LINK]
-        return [fd for fd in candidates if _made_as_ours(fdinfo.fdinfo(pid, fd))]
-    except procfs.GONE:
-        return []  # it has ended, or closes descriptors just now: the stop will tell
+    found = []
+    for fd in _userfaultfds(pid):
+        with suppress(*procfs.GONE):  # it has ended, or closes this one just now
+            if _made_as_ours(fdinfo.fdinfo(pid, fd)):
+                found.append(fd)
+    return found
+
+
+def _userfaultfds(pid: int) -> List[int]:
+    """Return the descriptors of PID that are userfaultfds; none of a process that has ended."""
+    found: List[int] = []
+    with suppress(*procfs.GONE):
+        for fd in fdinfo.descriptors(pid):
+            with suppress(*procfs.GONE):  # a running task closes others just now
+                if os.readlink(f"/proc/{pid}/fd/{fd}") == _LINK:
+                    found.append(fd)
+    return found
 
 
 def _made_as_ours(info: fdinfo.FdInfo) -> bool:

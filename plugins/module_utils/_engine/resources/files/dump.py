@@ -27,6 +27,8 @@ from .survey import Survey
 from .unsupported import unsupported
 
 FD_CLOEXEC = 1
+_LOOKS = 5
+"""At a running tree: what it closes while we look, and our copy keeps open for that moment, can seem to be an obstacle."""
 
 
 class FilesDump:
@@ -51,7 +53,9 @@ class FilesDump:
         Raises TargetError when a process is gone, KernelError when it may not be looked at.
         """
         found = self._look(pids)
-        if found:  # what a running task opens and closes while we look can seem to be one: look twice
+        for _look in range(_LOOKS - 1):
+            if not found:
+                break
             again = self._look(pids)
             found = [obstacle for obstacle in found if obstacle in again]
         return found

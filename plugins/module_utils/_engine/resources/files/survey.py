@@ -18,6 +18,9 @@ from .descriptor_limit import allow_descriptors
 from .in_flight import InFlight, carries_files, receive_copies
 from .kind import OpenFile
 
+_ATTEMPTS = 20
+"""At a descriptor that is always there when it is listed and closed when it is copied; in a stopped task the first one succeeds."""
+
 
 @dataclass(frozen=True)
 class Table:
@@ -89,12 +92,21 @@ class Survey:
             for fd in descriptors(pid):
                 if any((owner, fd) in self._leave_out for owner in pids):
                     continue
-                try:
-                    yield self._file(process, fd)
-                except OSError as error:
-                    # a running task may have closed it since we listed it
-                    if error.errno not in (errno.EBADF, errno.ENOENT) or fd in descriptors(pid):
-                        raise
+                file = self._file_if_open(process, fd)
+                if file is not None:
+                    yield file
+
+    def _file_if_open(self, process: ProcessFiles, fd: int) -> OpenFile | None:
+        """Return what FD is; None when it was closed since it was listed. A running task may close and open it again and again."""
+        for _attempt in range(_ATTEMPTS - 1):
+            try:
+                return self._file(process, fd)
+            except OSError as error:
+                if error.errno not in (errno.EBADF, errno.ENOENT):
+                    raise
+                if fd not in descriptors(process.pid):
+                    return None
+        return self._file(process, fd)
 
     def _file(self, process: ProcessFiles, fd: int) -> OpenFile:
         local = process.copy(fd)
