@@ -21,7 +21,7 @@ from .images.manifest import DUMP, FileRecord, Manifest
 from .images.pagemap import PAGE_SIZE
 from .images.schema import message
 from .kernel import procfs
-from .options import DumpOptions
+from .options import DumpOptions, no_hook
 from .parent import open_parent
 from .resources import core, preflight, pstree, sharing, zombies
 from .resources.files.dump import FilesDump
@@ -95,7 +95,7 @@ def dump(options: DumpOptions, log: logging.Logger) -> DumpResult:
             hierarchy = pstree.read_tree(tree.pids + tree.zombies)
             memory.take(tree)
             clock.mark("taken")
-            if options.leave_running:
+            if options.leave_running and options.hook is no_hook:
                 tree.thaw()
                 clock.mark("thawed")
             memory.finish()

@@ -54,6 +54,12 @@ class DumpOptions:
     force: bool = False
     """Replace what images_dir holds."""
     hook: Hook = field(default=no_hook, compare=False)
+    """With any but `no_hook` the tree stands still until stage post-dump is over, so that files can be copied there in step with it."""
+
+    @property
+    def holds(self) -> bool:
+        """Whether the tree stands still until its dump is written."""
+        return not self.leave_running or self.freeze == "hold" or self.hook is not no_hook
 
 
 @dataclass(frozen=True)

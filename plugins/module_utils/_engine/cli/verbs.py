@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 
 from ..action_script import ActionScripts, ActionScriptError
 from ..errors import UsageError
-from ..options import DumpOptions, Hook, RestoreOptions
+from ..options import DumpOptions, Hook, RestoreOptions, no_hook
 from .line_log import LineLog
 from .pidfile import check_pidfile, with_pidfile
 from .settings import Settings
@@ -36,6 +36,8 @@ class Session:
 
     def hook(self) -> Hook:
         """Return what runs the action scripts."""
+        if not self.settings.action_script:
+            return no_hook
         return ActionScripts(self.settings.action_script, self.images_dir, self.log.logger, self.log.descriptor)
 
 

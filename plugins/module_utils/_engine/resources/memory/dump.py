@@ -162,7 +162,7 @@ class MemoryDump:
     def take(self, tree: FrozenTree) -> None:
         """Make the content safe from the moment that the tree goes on: copy it, or take snapshots."""
         self._shared.copy(first_id=len(self._scans) + 1)
-        held = not self._options.leave_running or self._options.freeze == "hold"
+        held = self._options.holds
         if held or any(scan.urgent for scan in self._scans):
             self._sort_out()
         if held:
