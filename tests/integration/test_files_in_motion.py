@@ -43,7 +43,7 @@ LOOKS = 500
 @pytest.mark.parametrize("program", [OPENED_AND_CLOSED, WATCHED], ids=["opened", "watched"])
 def test_what_comes_and_goes_is_no_obstacle(program: str) -> None:
     with running(*python(program)) as process:
-        for _ in range(LOOKS):
+        for _look in range(LOOKS):
             with FilesDump(DumpOptions(tree=process.pid, images_dir="")) as files:
                 obstacles = [found for found in files.preflight([process.pid]) if "pipe" not in found.where]
                 assert not obstacles
@@ -52,5 +52,5 @@ def test_what_comes_and_goes_is_no_obstacle(program: str) -> None:
 def test_a_tracker_is_found_beside_what_comes_and_goes() -> None:
     with running(*python(WITH_TRACKER)) as process:
         inode = os.stat(f"/proc/{process.pid}/fd/60").st_ino
-        for _ in range(LOOKS):
+        for _look in range(LOOKS):
             assert 60 in uffd_wp.descriptors(process.pid, {inode})

@@ -17,7 +17,8 @@ import pytest
 
 from look import assert_same, look
 from test_restore_tracking import small_disk
-from victim import Lab, PATIENCE, Victim, children, engine, sentence, state
+from victim import PATIENCE, Lab, Victim, children, engine, sentence, state
+
 
 def living(lab: Lab) -> set[int]:
     """Return our children that have come since the beginning and have not ended."""

@@ -54,7 +54,7 @@ class Nginx(Service):
         self.pid = self.lab.spawn(["nginx", "-c", str(configuration), "-g", "daemon off;"]).pid
         await_port(self.port)
         until(lambda: len(self._workers()) == 2, "nginx has not two workers")
-        self.kept = [http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE) for _ in range(4)]
+        self.kept = [http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE) for _number in range(4)]
         for connection in self.kept:
             self.fetch(connection)
 
@@ -74,7 +74,7 @@ class Nginx(Service):
     def _hammer(self) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=ROUND)
         try:
-            for _ in range(20):
+            for _round in range(20):
                 self.fetch(connection)
         finally:
             connection.close()

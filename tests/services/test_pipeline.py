@@ -66,7 +66,7 @@ class Pipeline(Service):
             gate.write("go\n")
 
     def check(self, number: int) -> None:
-        for _ in range(number, LINES // GATE + 1):
+        for _gate in range(number, LINES // GATE + 1):
             self._go()
         until(lambda: (self.work / "end").stat().st_size > 0, "the pipeline does not end")
         for name in ("copy", "out"):

@@ -38,7 +38,7 @@ class Server:
         self.pages = mmap.mmap(-1, PAGES * mmap.PAGESIZE)
         self.asks, self.answers = context.Queue(), context.Queue()
         common = (self.lock, self.shared, self.asks, self.answers, self.pages)
-        self.workers = [context.Process(target=count, args=common, daemon=True) for _ in range(3)]
+        self.workers = [context.Process(target=count, args=common, daemon=True) for _number in range(3)]
         for worker in self.workers:
             worker.start()
         self.waiting = {}
