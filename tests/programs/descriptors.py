@@ -273,7 +273,7 @@ def refused(directory: str) -> dict[str, int]:
     found = {
         "locked": locked,
         "inotify": libc.inotify_init1(0),
-        "memfd": os.memfd_create("anything"),
+        "memfd": os.memfd_create("anything", 4),  # MFD_HUGETLB
         "terminal": os.open("/dev/ptmx", os.O_RDWR | os.O_NOCTTY),
         "netlink": socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0).detach(),
         "pidfd": os.pidfd_open(os.getpid()),

@@ -88,7 +88,7 @@ def dump(options: DumpOptions, log: logging.Logger) -> DumpResult:
             log.info("Stopped processes %s", ", ".join(map(str, tree.pids)))
             tasks = collect(work, tree)
             hierarchy = pstree.read_tree(tree.pids)
-            memory.take(tree)
+            memory.take(tree, files.memory_objects())
             clock.mark("taken")
             if options.leave_running:
                 tree.thaw()

@@ -184,6 +184,9 @@ class KindRestore:
     def finish(self, task: Task, entries: Mapping[int, Entry], files: Mapping[int, int]) -> None:
         """Do what needs the task, once for each table; FILES are our descriptors by file id."""
 
+    def complete(self) -> None:
+        """Do what has to wait until every task has its memory and descriptors."""
+
 
 @dataclass(frozen=True)
 class Kind:

@@ -10,6 +10,7 @@ from .eventfd import EVENTFDS
 from .fifo import FIFOS
 from .inet_socket import INET_SOCKETS
 from .kind import Kind
+from .memfd import MEMFDS
 from .pipe import PIPES
 from .regular import REGULAR
 from .signalfd import SIGNALFDS
@@ -17,6 +18,7 @@ from .timerfd import TIMERFDS
 from .unix_socket import UNIX_SOCKETS
 
 KINDS: tuple[Kind, ...] = (
+    MEMFDS,
     REGULAR,
     PIPES,
     FIFOS,

@@ -15,7 +15,6 @@ from ...images.schema import enum
 from ...options import RestoreOptions
 from .descriptor_limit import allow_descriptors
 from .kind import Descriptor, Entry, Kind, KindRestore, Stub, Task
-from .memfd import anonymous_objects
 from .registry import KINDS
 from .status import set_owner
 
@@ -60,9 +59,8 @@ class FilesRestore:
         Raises ImagesError when an image is missing or damaged.
         """
         entries = self._read()
-        memory = anonymous_objects(self.images)  # restored with the memory, not as files
         unknown = [(type_name, file_id) for type_name in entries if type_name not in _BY_TYPE for file_id in entries[type_name]]
-        obstacles = [self._unknown(type_name, file_id) for type_name, file_id in unknown if file_id not in memory]
+        obstacles = [self._unknown(type_name, file_id) for type_name, file_id in unknown]
         for kind in KINDS:
             if kind.type in entries:
                 try:
@@ -92,7 +90,7 @@ class FilesRestore:
         """
         if file_id not in self._locals:
             raise ImagesError(f"{self.images.file('files')} has no file {file_id} that can be opened; use another copy of the dump")
-        entry = self._read().get("REG", {}).get(file_id)
+        entry = self.entries_of("REG").get(file_id) or self.entries_of("MEMFD").get(file_id)
         if flags is None or entry is None or entry.flags & os.O_ACCMODE == flags & os.O_ACCMODE:
             return self._locals[file_id]
         key = (file_id, flags & os.O_ACCMODE)
@@ -101,7 +99,8 @@ class FilesRestore:
             try:
                 self._reopened[key] = self.keep(os.open(path, key[1] | os.O_CLOEXEC))
             except OSError as error:
-                raise RestoreError(f"{entry.name} cannot be opened for its mapping ({error}); check its filesystem") from error
+                path = os.readlink(path)
+                raise RestoreError(f"{path} cannot be opened for its mapping ({error}); check its filesystem") from error
         return self._reopened[key]
 
     def descriptors(self, files_id: int) -> list[Descriptor]:
@@ -125,6 +124,14 @@ class FilesRestore:
                     self._restore(kind).finish(task, entries[kind.type], self._locals)
         except OSError as error:
             raise RestoreError(f"the descriptors of process {pid} cannot be completed ({error}); restore again") from error
+
+    def complete(self) -> None:
+        """With memory and descriptors in place in every task: do what had to wait for that."""
+        try:
+            for restore in self._restores.values():
+                restore.complete()
+        except OSError as error:
+            raise RestoreError(f"the files of the tree cannot be completed ({error}); restore again") from error
 
     def warnings(self) -> list[str]:
         """Return what the caller should know, each once."""
