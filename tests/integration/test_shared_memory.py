@@ -47,6 +47,7 @@ def test_in_a_chain_and_from_a_snapshot(lab: Lab) -> None:
     restored(lab, victim, lab.dump(victim.pid, "3", "--prev-images-dir=../2"), before)
 
 
+PAUSE = "34"  # the number of pause(2)
 PROGRAM_IN_MEMORY = """
 import ctypes, os
 fd = ctypes.CDLL(None).memfd_create(b"program", 1)
@@ -56,14 +57,13 @@ os.close(fd)
 os.dup2(os.open("/dev/null", os.O_RDWR), 1)
 os.dup2(1, 0)
 os.dup2(1, 2)
-os.execve(reading, ["sleep", "1000"], {})
+os.execve(reading, ["sleep", "infinity"], {"GLIBC_TUNABLES": "glibc.pthread.rseq=0"})
 """
 
 
 def test_a_program_that_runs_from_memory(lab: Lab) -> None:
     process = lab.spawn([sys.executable, "-c", PROGRAM_IN_MEMORY])
-    until(lambda: "program" in os.readlink(f"/proc/{process.pid}/exe"), "it does not start")
-    until(lambda: Path(f"/proc/{process.pid}/syscall").read_text().split()[0] not in ("running", "0"), "it does not sleep")
+    until(lambda: Path(f"/proc/{process.pid}/syscall").read_text().split()[0] == PAUSE, "it does not wait")
     before = look(process.pid)
     path = lab.dump(process.pid, "1")
     lab.reap()
