@@ -93,7 +93,7 @@ def dump(options: DumpOptions, log: logging.Logger) -> DumpResult:
             fs_ids = sharing.fs_ids(tree.pids)
             ended = [zombies.read(pid) for pid in tree.zombies]
             hierarchy = pstree.read_tree(tree.pids + tree.zombies)
-            memory.take(tree)
+            memory.take(tree, files.memory_objects())
             clock.mark("taken")
             if options.leave_running and options.hook is no_hook:
                 tree.thaw()

@@ -23,13 +23,13 @@ from .kernel.mount import CLONE_NEWNS
 from .options import RestoreOptions
 from .resources import attributes, core, pstree, seccomp, sharing, zombies
 from .resources.cgroups import CgroupsRestore
-from .resources.files.memfd import anonymous_objects
 from .resources.files.restore import FilesRestore
 from .resources.fs import restore_fs
 from .resources.memory import restore as memory
-from .resources.memory.mapping import VMA_ANON_SHARED, VMA_FILE_PRIVATE, VMA_FILE_SHARED, survey
+from .resources.memory.mapping import VMA_ANON_SHARED, VMA_FILE_PRIVATE, VMA_FILE_SHARED, object_sizes, survey
 from .resources.memory.mm import restore_mm
-from .resources.memory.shared import object_sizes, restore_object
+from .resources.memory.shared import fill as fill_object
+from .resources.memory.shared import new_anonymous
 from .resources.mounts.restore import MountsRestore
 from .results import RestorePlan, RestoreResult
 from .stats import write_restore_stats
@@ -252,17 +252,15 @@ class Inherited:
     def __init__(self, source: Source, files: FilesRestore, mounts: MountsRestore) -> None:
         self._files = files
         self._shared: Dict[int, int] = {}
-        self._memory_files = anonymous_objects(source.chain.top.images)
         self.pages: Dict[str, int] = {}
         """Descriptors of the pages files, by path."""
         for task in source.tasks:
             for extent in task.extents:
                 if extent.path not in self.pages:
                     self.pages[extent.path] = files.keep(os.open(extent.path, os.O_RDONLY | os.O_CLOEXEC))
-        sizes = object_sizes([task.mm.vmas for task in source.tasks])
-        sizes.update(self._memory_files.values())
-        for shmid, size in sizes.items():
-            self._shared[shmid] = files.keep(restore_object(source.chain, shmid, size))
+        for shmid, size in object_sizes([task.mm.vmas for task in source.tasks]).items():
+            self._shared[shmid] = files.keep(new_anonymous(size))
+            fill_object(self._shared[shmid], size, source.chain.iterate_extents(f"pagemap-shmem-{shmid}"))
         mapped = [self.of_mapping(vma) for task in source.tasks for vma in task.mm.vmas]
         opened = [files.local(one.file_id) for task in source.tasks for one in files.descriptors(task.files_id)]
         programs = [files.local(file_id) for task in source.tasks for file_id in (task.mm.exe_file_id, task.fs.cwd_id, task.fs.root_id)]
@@ -277,8 +275,6 @@ class Inherited:
         """Return the descriptor of what VMA, a vma_entry, maps; -1 where that is nothing."""
         if vma.status & VMA_ANON_SHARED:
             return self._shared[vma.shmid]
-        if vma.status & VMA_FILE_SHARED and vma.shmid in self._memory_files:
-            return self._shared[self._memory_files[vma.shmid].shmid]
         if vma.status & (VMA_FILE_PRIVATE | VMA_FILE_SHARED):
             access = vma.fdflags & os.O_ACCMODE if vma.HasField("fdflags") else os.O_RDONLY
             return self._files.local(vma.shmid, access)

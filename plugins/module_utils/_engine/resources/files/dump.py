@@ -16,10 +16,12 @@ from ...images.image import ImagesDir
 from ...images.schema import enum, message
 from ...kernel.sock_diag import UnixSocket, UnixSockets
 from ...options import DumpOptions
+from ..memory.shared import SharedObject
 from ..mounts.view import TreeView
 from .in_flight import InFlight, check_in_flight
 from .kind import Description, Entry, Kind, KindDump, OpenFile
 from .locks import LocksDump
+from .memfd import MEMFDS, MemfdDump, is_memory
 from .registry import KINDS
 from .regular import FileFact, RegularDump
 from .status import read_owner
@@ -75,6 +77,10 @@ class FilesDump:
     def files_id(self, pid: int) -> int:
         """Return the id of the descriptor table of PID, which others may share. KeyError when PID was not collected."""
         return self._opened().table_ids[pid]
+
+    def memory_objects(self) -> list[SharedObject]:
+        """Return the memory that is a file and that the tree has open or maps; each is open until `close`."""
+        return self._opened().memory().objects()
 
     def write(self, images: ImagesDir) -> None:
         """Write the images; the tree may run by now. Raises ImagesError."""
@@ -177,10 +183,14 @@ class _Collection:
         status = os.fstat(local)
         key = (status.st_dev, status.st_ino, flags & os.O_ACCMODE)
         if key not in self._opened:
+            owner = message("fown_entry")(uid=0, euid=0, signum=0, pid_type=0, pid=0)
+            if is_memory(path, status):
+                self._opened[key] = self.new_id()
+                self.add("MEMFD", self.memory().entry(self._opened[key], local, path, flags, 0, owner))
+                return self._opened[key]
             obstacles = list(self._regular().check_path(0, path, path, status, local))
             if obstacles:
                 raise UnsupportedError(obstacles)
-            owner = message("fown_entry")(uid=0, euid=0, signum=0, pid_type=0, pid=0)
             self._opened[key] = self.add_path(local, path, flags, 0, owner)
         return self._opened[key]
 
@@ -310,6 +320,13 @@ class _Collection:
         if kind.type not in self._dumps:
             self._dumps[kind.type] = kind.dump(self)
         return self._dumps[kind.type]
+
+    def memory(self) -> MemfdDump:
+        """Return the dumping half of the kind for memory."""
+        dump = self._dump(MEMFDS)
+        if not isinstance(dump, MemfdDump):
+            raise TypeError("the registry has no kind for memory")
+        return dump
 
     def _regular(self) -> RegularDump:
         dump = self._dump(next(kind for kind in KINDS if kind.dump is RegularDump))

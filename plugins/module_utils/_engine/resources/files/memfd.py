@@ -1,34 +1,217 @@
 # Copyright (c) 2026, Stillframe contributors
 # GNU General Public License v2.0 or later, so v3.0 too (see LICENSES/GPL-2.0-or-later.txt)
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Memory files in images made by CRIU: as root it dumps anonymous shared memory, which lies on the same filesystem, as one
-(memfd image, MEMFD in the files image; criu/memfd.c of CRIU 4.2). Files of memfd_create(2) itself are not carried yet."""
+"""Memory that is a file: memfd_create(2), and what mmap(2) makes with MAP_SHARED | MAP_ANONYMOUS.
+
+However many map it, shared or privately, or have it open: it is one object, and is restored once.
+images: memfd.img (memfd_inode_entry: name, size, owner, mode, seals), files.img (memfd_file_entry for each open file and each
+way of mapping it), pagemap-shmem-SHMID with the content.
+"""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+import fcntl
+import os
+import stat
+from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 
+from ...errors import ImagesError, Obstacle
+from ...images.chain import open_chain
 from ...images.image import ImagesDir
+from ...images.schema import message
+from ...kernel.syscall import syscall
+from ..memory.shared import SharedObject, fill, new_anonymous
+from .kind import Description, DumpContext, Entry, Kind, KindDump, KindRestore, OpenFile, RestoreContext
+from .status import open_again, set_flags
 
-TYPE = "MEMFD"
-_ANONYMOUS = "/dev/zero"
-"""The name that the kernel gives to what mmap(2) made with MAP_SHARED | MAP_ANONYMOUS (shmem_zero_setup in mm/shmem.c)."""
+# include/uapi/linux/memfd.h, fcntl.h
+MFD_CLOEXEC, MFD_ALLOW_SEALING, MFD_EXEC = 0x1, 0x2, 0x10
+F_ADD_SEALS, F_GET_SEALS = 1033, 1034
+F_SEAL_SEAL = 0x1
+ANONYMOUS = "/dev/zero"
+"""The name that the kernel gives to anonymous shared memory (shmem_zero_setup in mm/shmem.c)."""
+_PREFIX, _DELETED = "/memfd:", " (deleted)"
+_EINVAL = 22
+_FIRST_SHMID = 1 << 31
+"""Above every identifier of System V shared memory, whose pagemaps are named alike."""
 
 
-class SharedObject(NamedTuple):
-    """Anonymous shared memory."""
+def device() -> int:
+    """Return the st_dev of the filesystem, mounted nowhere, that holds all of it. Raises OSError."""
+    fd = syscall("memfd_create", b"stillframe\0", MFD_CLOEXEC)
+    try:
+        return os.fstat(fd).st_dev
+    finally:
+        os.close(fd)
 
-    shmid: int
-    """Its pagemap is pagemap-shmem-SHMID."""
-    size: int
-    """In bytes."""
+
+def is_memory(link: str, status: os.stat_result) -> bool:
+    """Tell whether a file with the path LINK, as /proc shows it, is memory. Huge pages are on another filesystem."""
+    named = link.startswith(_PREFIX) or link == ANONYMOUS + _DELETED
+    return named and stat.S_ISREG(status.st_mode) and status.st_nlink == 0 and status.st_dev == device()
 
 
-def anonymous_objects(images: ImagesDir) -> dict[int, SharedObject]:
-    """Return the anonymous shared memory that IMAGES hold as memory files, by file id. Raises ImagesError."""
-    if not images.has("memfd"):
-        return {}
-    inodes: dict[int, Any] = {inode.inode_id: inode for inode in images.read("memfd")}  # type: ignore[attr-defined]
-    files = [file.memfd for file in images.read("files") if file.HasField("memfd")]  # type: ignore[attr-defined]
-    known = [(file.id, inodes[file.inode_id]) for file in files if file.inode_id in inodes]
-    return {file_id: SharedObject(inode.shmid, inode.size) for file_id, inode in known if inode.name == _ANONYMOUS}
+def _name(link: str) -> str:
+    plain = link[: -len(_DELETED)] if link.endswith(_DELETED) else link
+    return plain[len(_PREFIX) :] if plain.startswith(_PREFIX) else plain
+
+
+@dataclass(frozen=True)
+class _Inode:
+    local: int
+    """A descriptor of ours, to read it by."""
+    entry: Entry
+    """Its memfd_inode_entry."""
+
+
+class MemfdDump(KindDump):
+    """Dumps memory files."""
+
+    def __init__(self, context: DumpContext) -> None:
+        super().__init__(context)
+        self._inodes: dict[int, _Inode] = {}
+
+    def check(self, file: OpenFile) -> Iterator[Obstacle]:
+        """Return what keeps FILE from being dumped."""
+        if file.info.locks:
+            why = "the process holds a lock or a lease on it; file locks are not carried yet"
+            yield file.obstacle(why, "have the program release the lock")
+        try:
+            file.link.encode()
+        except UnicodeEncodeError:
+            yield file.obstacle("its name is not UTF-8, which the images cannot hold", "give it another name")
+
+    def collect(self, description: Description) -> Entry:
+        """Return the memfd_file_entry of an open file."""
+        file = description.file
+        return self.entry(description.file_id, file.local, file.link, file.flags, file.info.pos, description.fown)
+
+    def entry(self, file_id: int, local: int, link: str, flags: int, pos: int, fown: Entry) -> Entry:
+        """Return the memfd_file_entry of the memory that our descriptor LOCAL has open, and keep the memory until `close`."""
+        inode = self._inode(local, link)
+        return message("memfd_file_entry")(id=file_id, flags=flags, pos=pos, fown=fown, inode_id=inode.entry.inode_id)
+
+    def objects(self) -> list[SharedObject]:
+        """Return all objects that were met."""
+        return [SharedObject(inode.entry.shmid, inode.local) for inode in self._inodes.values()]
+
+    def write(self, images: ImagesDir) -> None:
+        """Write what the objects are; their content is written with the memory."""
+        if self._inodes:
+            images.write("memfd", [inode.entry for inode in self._inodes.values()])
+
+    def close(self) -> None:
+        """Drop our descriptors."""
+        while self._inodes:
+            os.close(self._inodes.popitem()[1].local)
+
+    def _inode(self, local: int, link: str) -> _Inode:
+        status = os.fstat(local)
+        if status.st_ino not in self._inodes:
+            number = len(self._inodes) + 1
+            ours = open_again(local)
+            entry = message("memfd_inode_entry")(
+                name=_name(link),
+                uid=status.st_uid,
+                gid=status.st_gid,
+                size=status.st_size,
+                shmid=_FIRST_SHMID + number,
+                seals=fcntl.fcntl(ours, F_GET_SEALS),
+                inode_id=number,
+                mode=status.st_mode,
+            )
+            self._inodes[status.st_ino] = _Inode(ours, entry)
+        return self._inodes[status.st_ino]
+
+
+class MemfdRestore(KindRestore):
+    """Makes memory files and fills them."""
+
+    def __init__(self, context: RestoreContext) -> None:
+        super().__init__(context)
+        self._unsealed: list[tuple[int, int]] = []
+
+    def check(self, entries: Mapping[int, Entry]) -> Iterator[Obstacle]:
+        """Return the objects of huge pages, which only CRIU makes images of."""
+        inodes = self._inodes()
+        for file_id, entry in entries.items():
+            inode = inodes.get(entry.inode_id)
+            if inode is None:
+                raise ImagesError(f"{self.context.images.file('memfd')} has no object {entry.inode_id}; use another copy of the dump")
+            if inode.hugetlb_flag:
+                where = f"memfd {inode.name} ({self.context.holder(file_id) or 'mapped'})"
+                yield Obstacle(0, where, "it consists of huge pages, which are not supported yet", "restore it with CRIU")
+
+    def open(self, entries: Mapping[int, Entry]) -> Mapping[int, int]:
+        """Make and fill all objects, and open each as often as it was open."""
+        inodes, found = self._inodes(), dict[int, int]()
+        for inode_id in sorted({entry.inode_id for entry in entries.values()}):
+            alike = {file_id: entry for file_id, entry in entries.items() if entry.inode_id == inode_id}
+            found.update(self._open_object(inodes[inode_id], alike))
+        return found
+
+    def settle(self) -> None:
+        """Seal the objects, now that nothing that a seal forbids is left to be done."""
+        for local, seals in self._unsealed:
+            fcntl.fcntl(local, F_ADD_SEALS, seals)
+
+    def _open_object(self, inode: Entry, entries: Mapping[int, Entry]) -> dict[int, int]:
+        made = _make(inode)
+        if inode.size:
+            fill(made, inode.size, open_chain(self.context.images.path, verify=False).iterate_extents(f"pagemap-shmem-{inode.shmid}"))
+        os.fchown(made, inode.uid, inode.gid)
+        if inode.HasField("mode"):
+            os.fchmod(made, stat.S_IMODE(inode.mode))
+        written = [file_id for file_id, entry in entries.items() if entry.flags & os.O_ACCMODE == os.O_RDWR and not entry.flags & os.O_PATH]
+        # nothing may have it open for writing that runs a program from it
+        first = written[0] if written else 0
+        if inode.seals not in (0, F_SEAL_SEAL):
+            self._seal(made, inode.seals, later=bool(first))
+        found = {file_id: self._reopen(made, entry) for file_id, entry in entries.items() if file_id != first}
+        if first:
+            found[first] = self.context.keep(made)
+        else:
+            os.close(made)
+        for file_id, entry in entries.items():
+            _place(found[file_id], entry)
+        return found
+
+    def _seal(self, made: int, seals: int, later: bool) -> None:
+        if later:
+            self._unsealed.append((self.context.keep(os.dup(made)), seals))
+        else:
+            fcntl.fcntl(made, F_ADD_SEALS, seals)
+
+    def _reopen(self, made: int, entry: Entry) -> int:
+        flags = entry.flags & (os.O_ACCMODE | os.O_PATH)
+        return self.context.keep(os.open(f"/proc/self/fd/{made}", flags | os.O_CLOEXEC))
+
+    def _inodes(self) -> dict[int, Entry]:
+        images = self.context.images
+        found: list[Entry] = list(images.read("memfd")) if images.has("memfd") else []
+        return {inode.inode_id: inode for inode in found}
+
+
+def _make(inode: Entry) -> int:
+    """Return a descriptor of a new, empty object like INODE. Raises OSError."""
+    if inode.name == ANONYMOUS and inode.seals == F_SEAL_SEAL:
+        return new_anonymous(inode.size)
+    flags = MFD_CLOEXEC | (0 if inode.seals == F_SEAL_SEAL else MFD_ALLOW_SEALING)
+    name = inode.name.encode() + b"\0"
+    try:
+        return syscall("memfd_create", name, flags | MFD_EXEC)
+    except OSError as error:
+        if error.errno != _EINVAL:
+            raise
+        return syscall("memfd_create", name, flags)  # before Linux 6.3, where all can be executed
+
+
+def _place(local: int, entry: Entry) -> None:
+    if not entry.flags & os.O_PATH:
+        set_flags(local, entry.flags)
+        if entry.pos:
+            os.lseek(local, entry.pos, os.SEEK_SET)
+
+
+MEMFDS = Kind("MEMFD", "memfd", lambda file: is_memory(file.link, file.stat), MemfdDump, MemfdRestore)

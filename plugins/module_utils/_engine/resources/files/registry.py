@@ -12,6 +12,7 @@ from .fifo import FIFOS
 from .inet_socket import INET_SOCKETS
 from .inotify import INOTIFIES
 from .kind import Kind
+from .memfd import MEMFDS
 from .netlink_socket import NETLINK_SOCKETS
 from .packet_socket import PACKET_SOCKETS
 from .pidfd import PIDFDS
@@ -22,6 +23,7 @@ from .timerfd import TIMERFDS
 from .unix_socket import UNIX_SOCKETS
 
 KINDS: tuple[Kind, ...] = (
+    MEMFDS,
     REGULAR,
     PIPES,
     FIFOS,

@@ -17,7 +17,6 @@ from ..mounts.restore import MountsRestore
 from .descriptor_limit import allow_descriptors
 from .kind import Descriptor, Entry, Kind, KindRestore, Stub, Task
 from .locks import LocksRestore
-from .memfd import anonymous_objects
 from .registry import KINDS
 from .status import set_owner
 
@@ -67,9 +66,8 @@ class FilesRestore:
         Raises ImagesError when an image is missing or damaged.
         """
         entries = self._read()
-        memory = anonymous_objects(self.images)  # restored with the memory, not as files
         unknown = [(type_name, file_id) for type_name in entries if type_name not in _BY_TYPE for file_id in entries[type_name]]
-        obstacles = [self._unknown(type_name, file_id) for type_name, file_id in unknown if file_id not in memory]
+        obstacles = [self._unknown(type_name, file_id) for type_name, file_id in unknown]
         for kind in KINDS:
             if kind.type in entries:
                 try:
@@ -105,7 +103,7 @@ class FilesRestore:
         """
         if file_id not in self._locals:
             raise ImagesError(f"{self.images.file('files')} has no file {file_id} that can be opened; use another copy of the dump")
-        entry = self._read().get("REG", {}).get(file_id)
+        entry = self.entries_of("REG").get(file_id) or self.entries_of("MEMFD").get(file_id)
         if flags is None or entry is None or entry.flags & os.O_ACCMODE == flags & os.O_ACCMODE:
             return self._locals[file_id]
         key = (file_id, flags & os.O_ACCMODE)
@@ -114,7 +112,8 @@ class FilesRestore:
             try:
                 self._reopened[key] = self.keep(os.open(path, key[1] | os.O_CLOEXEC))
             except OSError as error:
-                raise RestoreError(f"{entry.name} cannot be opened for its mapping ({error}); check its filesystem") from error
+                path = os.readlink(path)
+                raise RestoreError(f"{path} cannot be opened for its mapping ({error}); check its filesystem") from error
         return self._reopened[key]
 
     def descriptors(self, files_id: int) -> list[Descriptor]:

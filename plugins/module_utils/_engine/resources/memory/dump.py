@@ -10,7 +10,7 @@ import os
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import Callable, Dict, Iterator, List, Optional, Tuple
+from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from ...errors import TargetError, UsageError
 from ...images.chain import Chain
@@ -29,7 +29,7 @@ from ...tracking.tracker import Contents
 from ...tracking.trackers import Trackers
 from .mapping import Mapping, same_flags
 from .pages import PageRuns, PagesFile
-from .shared import SharedMemory
+from .shared import SharedMemory, SharedObject
 
 SPOOL_LIMIT = 4096
 """Pages: a rest up to this size is taken into our own memory during the stop, which is quicker than a snapshot."""
@@ -111,9 +111,7 @@ class MemoryDump:
     def scan(self, task: Task, trackers: Trackers) -> Tuple[Mapping, ...]:
         """Find what a stopped TASK is to have written, and reset its tracker. Returns its mappings."""
         trackers.install(task)
-        mappings = self._scan(task.pid, trackers, lambda mapping: mapping.holds_pages, running=False)
-        self._shared.add(task.pid, mappings)
-        return mappings
+        return self._scan(task.pid, trackers, lambda mapping: mapping.holds_pages, running=False)
 
     def scan_running(self, pid: int, trackers: Trackers) -> None:
         """Find what of the memory of PID, which may run, can be written ahead of the next dump, and reset its tracker.
@@ -159,9 +157,9 @@ class MemoryDump:
                         runs.add(part_start, part_end, covered, early and not covered)
         return runs
 
-    def take(self, tree: FrozenTree) -> None:
-        """Make the content safe from the moment that the tree goes on: copy it, or take snapshots."""
-        self._shared.copy(first_id=len(self._scans) + 1)
+    def take(self, tree: FrozenTree, shared: Sequence[SharedObject]) -> None:
+        """Make the content, and that of the SHARED objects, safe from the moment that the tree goes on: copy it, or take snapshots."""
+        self._shared.copy(len(self._scans) + 1, shared)
         held = self._options.holds
         if held or any(scan.urgent for scan in self._scans):
             self._sort_out()

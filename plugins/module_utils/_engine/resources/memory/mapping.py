@@ -15,6 +15,7 @@ from ...images.schema import message
 from ...kernel import procfs
 from ...kernel.procfs import Area
 from ...tracee.calls import Call
+from ..files import memfd
 from ..files.dump import FilesDump
 
 # CRIU's status bits of a vma_entry (criu/include/image.h)
@@ -28,6 +29,7 @@ VMA_FILE_SHARED = 1 << 7
 VMA_ANON_SHARED = 1 << 8
 VMA_ANON_PRIVATE = 1 << 9
 VMA_AREA_VVAR = 1 << 12
+VMA_AREA_MEMFD = 1 << 14
 VMA_AREA_GUARD = 1 << 16
 _RESTORABLE = VMA_FILE_PRIVATE | VMA_FILE_SHARED | VMA_ANON_SHARED | VMA_ANON_PRIVATE
 
@@ -45,7 +47,8 @@ _EARLY_ADVICE = (MADV_HUGEPAGE, MADV_NOHUGEPAGE)
 """What decides the size of the pages that a mapping is filled with."""
 _PROT_OF = {"r": mmap.PROT_READ, "w": mmap.PROT_WRITE, "x": mmap.PROT_EXEC}
 _VVAR_NAMES = ("[vvar]", "[vvar_vclock]")
-_SHMEM_NAME = "/dev/zero (deleted)"
+_MEMORY_NAMES = ("/memfd:", "/dev/zero (deleted)", "[anon_shmem:")
+"""What maps shows of memory that is a file: memfd_create(2), MAP_SHARED | MAP_ANONYMOUS, the same with a name (PR_SET_VMA_ANON_NAME)."""
 _NO_FD = (1 << 64) - 1
 
 
@@ -129,26 +132,26 @@ def same_flags(known: Sequence[Mapping], pid: int, copied: bool) -> bool:
 
 def _mappings(pid: int, areas: Iterable[Area]) -> List[Mapping]:
     found: List[Mapping] = []
-    heap = procfs.stat(pid).start_brk
+    heap, memory = procfs.stat(pid).start_brk, memfd.device()
+    memory_device = f"{os.major(memory):02x}:{os.minor(memory):02x}"
     for area in areas:
-        mapping = Mapping(area, _status(area, heap))
+        mapping = Mapping(area, _status(area, heap, memory_device))
         if found and mapping.status & found[-1].status & VMA_AREA_VVAR and found[-1].end == area.start:
             mapping = Mapping(found.pop().area._replace(end=area.end), mapping.status)
         found.append(mapping)
     return found
 
 
-def _status(area: Area, heap: int) -> int:
+def _status(area: Area, heap: int, memory_device: str) -> int:
     if area.name == "[vsyscall]":
         return VMA_AREA_VSYSCALL | VMA_ANON_PRIVATE
     if area.name == "[vdso]":
         return VMA_AREA_REGULAR | VMA_AREA_VDSO | VMA_ANON_PRIVATE
     if area.name in _VVAR_NAMES:
         return VMA_AREA_REGULAR | VMA_AREA_VVAR | VMA_ANON_PRIVATE
-    if area.shared:
-        return VMA_AREA_REGULAR | (VMA_ANON_SHARED if area.name == _SHMEM_NAME else VMA_FILE_SHARED)
     if area.inode:
-        return VMA_AREA_REGULAR | VMA_FILE_PRIVATE
+        memory = area.device == memory_device and area.name.startswith(_MEMORY_NAMES)
+        return VMA_AREA_REGULAR | (VMA_FILE_SHARED if area.shared else VMA_FILE_PRIVATE) | (VMA_AREA_MEMFD if memory else 0)
     return VMA_AREA_REGULAR | VMA_ANON_PRIVATE | (VMA_AREA_HEAP if area.name == "[heap]" or area.start == heap else 0)
 
 
@@ -167,7 +170,6 @@ def _refused(mapping: Mapping) -> Optional[Tuple[str, str]]:
         return None
     for start, why, remedy in (
         ("/SYSV", "System V shared memory is not supported yet", "detach it before the dump"),
-        ("/memfd:", "a memfd mapping is not supported yet", "unmap it before the dump"),
         ("/[aio]", "an AIO ring cannot be restored", "end asynchronous I/O (io_destroy) before the dump"),
         ("anon_inode:", "memory of a kernel object cannot be carried", "close it before the dump"),
         ("/anon_hugepage", "huge pages of hugetlbfs are not supported yet", "run it without MAP_HUGETLB"),
@@ -195,7 +197,7 @@ def dump_mappings(pid: int, mappings: Sequence[Mapping], files: FilesDump) -> Li
 def _entry(pid: int, mapping: Mapping, files: FilesDump) -> Any:
     area = mapping.area
     flags = mmap.MAP_SHARED if area.shared else mmap.MAP_PRIVATE
-    if mapping.status & (VMA_ANON_PRIVATE | VMA_ANON_SHARED):
+    if mapping.status & VMA_ANON_PRIVATE:
         flags |= mmap.MAP_ANONYMOUS
     flags |= sum(_FLAG_OF[flag] for flag in area.vm_flags if flag in _FLAG_OF)
     entry = message("vma_entry")(
@@ -204,9 +206,7 @@ def _entry(pid: int, mapping: Mapping, files: FilesDump) -> Any:
     advice = sum(1 << _ADVICE_OF[flag] for flag in area.vm_flags if flag in _ADVICE_OF)
     if advice:
         entry.madv = advice
-    if mapping.status & VMA_ANON_SHARED:
-        entry.shmid, entry.pgoff = area.inode, area.offset
-    elif mapping.status & (VMA_FILE_PRIVATE | VMA_FILE_SHARED):
+    if mapping.status & (VMA_FILE_PRIVATE | VMA_FILE_SHARED):
         access = os.O_RDWR if mapping.status & VMA_FILE_SHARED and "mw" in area.vm_flags else os.O_RDONLY
         entry.shmid, entry.pgoff, entry.fdflags = _add_file(pid, area, access, files), area.offset, access
     return entry
@@ -292,3 +292,13 @@ def settle_calls(vmas: Sequence[Any], filled: Sequence[bool]) -> List[Call]:
         if vma.flags & MAP_LOCKED:
             calls.append(Call("mlock", (vma.start, size)))
     return calls
+
+
+def object_sizes(tasks: Iterable[Sequence[Any]]) -> Dict[int, int]:
+    """Return the bytes of each object of anonymous shared memory that the vmas of TASKS, of their mm images, map as such."""
+    sizes: Dict[int, int] = {}
+    for vmas in tasks:
+        for vma in vmas:
+            if vma.status & VMA_ANON_SHARED:
+                sizes[vma.shmid] = max(sizes.get(vma.shmid, 0), vma.pgoff + vma.end - vma.start)
+    return sizes

@@ -1,10 +1,10 @@
 # Copyright (c) 2026, Stillframe contributors
 # GNU General Public License v2.0 or later, so v3.0 too (see LICENSES/GPL-2.0-or-later.txt)
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Anonymous memory that tasks share (MAP_SHARED | MAP_ANONYMOUS): one object, however many map it.
+"""The content of memory that tasks share: one object, however many map it or have it open.
 
-images: pagemap-shmem-ID, ID being the inode of the object, with its own pages file. Addresses in it count from the
-object's start. Write-protection knows one address space only, so the whole object counts as changed in every dump.
+images: pagemap-shmem-ID with its own pages file. Addresses in it count from the object's start. Write-protection knows one
+address space only, so the whole object counts as changed in every dump.
 """
 
 from __future__ import annotations
@@ -14,16 +14,25 @@ import errno
 import mmap
 import os
 from dataclasses import dataclass
-from typing import Any, Dict, Iterable, Iterator, List, Sequence, Tuple
+from typing import Iterable, Iterator, List, NamedTuple, Sequence, Tuple
 
 from ...errors import ImagesError
-from ...images.chain import Chain
+from ...images.chain import Extent
 from ...images.fault import fault
 from ...images.image import ImagesDir
 from ...images.pagemap import PAGE_SIZE, Run, pages_path, write_runs
-from .mapping import VMA_ANON_SHARED, Mapping
 
-_STEP = 1 << 20
+_LARGEST = 1 << 30
+"""Bytes moved by one system call, which takes less than 2 GiB."""
+
+
+class SharedObject(NamedTuple):
+    """Memory that is a file."""
+
+    shmid: int
+    """Its pagemap is pagemap-shmem-SHMID."""
+    local: int
+    """A descriptor of ours to read it by; its owner closes it."""
 
 
 @dataclass(frozen=True)
@@ -38,25 +47,14 @@ class SharedMemory:
 
     def __init__(self, images_dir: str) -> None:
         self._images_dir = images_dir
-        self._mapped: Dict[int, str] = {}
         self._objects: List[_Object] = []
 
-    def add(self, pid: int, mappings: Sequence[Mapping]) -> None:
-        """Take note of the objects that PID maps."""
-        for mapping in mappings:
-            if mapping.status & VMA_ANON_SHARED:
-                self._mapped.setdefault(mapping.area.inode, f"/proc/{pid}/map_files/{mapping.start:x}-{mapping.end:x}")
-
-    def copy(self, first_id: int) -> None:
-        """Write the content of every object, from pages file FIRST_ID on; the tree stands still. Raises ImagesError, OSError."""
-        for number, (shmid, path) in enumerate(self._mapped.items()):
-            source = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                runs = tuple(Run(start, (end - start) // PAGE_SIZE, False) for start, end in _filled(source))
-                self._copy(source, runs, pages_path(self._images_dir, first_id + number))
-            finally:
-                os.close(source)
-            self._objects.append(_Object(shmid, first_id + number, runs))
+    def copy(self, first_id: int, objects: Sequence[SharedObject]) -> None:
+        """Write the content of OBJECTS, from pages file FIRST_ID on; the tree stands still. Raises ImagesError, OSError."""
+        for pages_id, (shmid, local) in enumerate(objects, start=first_id):
+            runs = tuple(Run(start, (end - start) // PAGE_SIZE, False) for start, end in _filled(local))
+            self._copy(local, runs, pages_path(self._images_dir, pages_id))
+            self._objects.append(_Object(shmid, pages_id, runs))
 
     def _copy(self, source: int, runs: Sequence[Run], path: str) -> None:
         try:
@@ -64,10 +62,10 @@ class SharedMemory:
             try:
                 end = 0
                 for run in runs:
-                    for at in range(run.start, run.end, _STEP):
-                        content = os.pread(source, min(_STEP, run.end - at), at)
-                        _write_all(target, content, end)
-                        end += len(content)
+                    _send(target, source, run.start, run.end)
+                    end += run.end - run.start
+                    os.lseek(target, end, os.SEEK_SET)  # behind what the object's end cuts off its last page
+                os.truncate(target, end)
             finally:
                 os.close(target)
         except OSError as error:
@@ -84,6 +82,14 @@ class SharedMemory:
         return sum(run.pages for one in self._objects for run in one.runs)
 
 
+def _send(target: int, source: int, start: int, end: int) -> None:
+    while start < end:
+        done = os.sendfile(target, source, start, min(_LARGEST, end - start))
+        if not done:
+            return  # the object ends within its last page
+        start += done
+
+
 def _filled(fd: int) -> Iterator[Tuple[int, int]]:
     """Yield the ranges of FD that hold data (lseek(2), SEEK_DATA)."""
     at = 0
@@ -98,31 +104,35 @@ def _filled(fd: int) -> Iterator[Tuple[int, int]]:
         yield start, -(-at // PAGE_SIZE) * PAGE_SIZE
 
 
-def _write_all(fd: int, data: bytes, offset: int) -> None:
-    while data:
-        done = os.pwrite(fd, data, offset)
-        data, offset = data[done:], offset + done
-
-
-def object_sizes(tasks: Iterable[Sequence[Any]]) -> Dict[int, int]:
-    """Return the bytes of each shared object that the vmas of TASKS, of their mm images, map."""
-    sizes: Dict[int, int] = {}
-    for vmas in tasks:
-        for vma in vmas:
-            if vma.status & VMA_ANON_SHARED:
-                sizes[vma.shmid] = max(sizes.get(vma.shmid, 0), vma.pgoff + vma.end - vma.start)
-    return sizes
-
-
-def restore_object(chain: Chain, shmid: int, size: int) -> int:
-    """Make object SHMID of SIZE bytes again, filled from CHAIN, and return a descriptor to map it by. Raises OSError, ChainError."""
-    memory = mmap.mmap(-1, size, flags=mmap.MAP_SHARED | mmap.MAP_ANONYMOUS)
+def new_anonymous(size: int) -> int:
+    """Return a descriptor of new anonymous shared memory of SIZE bytes. Raises OSError."""
+    length = max(size, 1)
+    memory = mmap.mmap(-1, length, flags=mmap.MAP_SHARED | mmap.MAP_ANONYMOUS)
     address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
-    target = os.open(f"/proc/self/map_files/{address:x}-{address + size:x}", os.O_RDWR | os.O_CLOEXEC)
-    for extent in chain.iterate_extents(f"pagemap-shmem-{shmid}"):
-        with open(extent.path, "rb", buffering=0) as pages:
-            length = extent.pages * PAGE_SIZE
-            for done in range(0, length, _STEP):
-                content = os.pread(pages.fileno(), min(_STEP, length - done), extent.offset + done)
-                _write_all(target, content, extent.start + done)
-    return target
+    end = address + -(-length // PAGE_SIZE) * PAGE_SIZE
+    return os.open(f"/proc/self/map_files/{address:x}-{end:x}", os.O_RDWR | os.O_CLOEXEC)
+
+
+def fill(local: int, size: int, extents: Iterable[Extent]) -> None:
+    """Give the object that LOCAL has open SIZE bytes, with the content that EXTENTS tell. Raises OSError, ImagesError, ChainError."""
+    os.ftruncate(local, -(-size // PAGE_SIZE) * PAGE_SIZE)
+    with mmap.mmap(local, 0) as memory, memoryview(memory) as view:
+        for extent in extents:
+            pages = os.open(extent.path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                _read(pages, extent, view)
+            finally:
+                os.close(pages)
+    os.ftruncate(local, size)
+
+
+def _read(pages: int, extent: Extent, view: memoryview) -> None:
+    done, length = 0, extent.pages * PAGE_SIZE
+    if extent.start + length > len(view):
+        raise ImagesError(f"{extent.path} holds more than the shared memory that it is for; use another copy of the dump")
+    while done < length:
+        at = extent.start + done
+        got = os.preadv(pages, [view[at : at + min(_LARGEST, length - done)]], extent.offset + done)
+        if not got:
+            raise ImagesError(f"{extent.path} is truncated; use another copy of the dump")
+        done += got
