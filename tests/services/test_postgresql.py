@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 from service import Service, go_through_chain
 from victim import PATIENCE, Lab, until
 
@@ -112,5 +113,6 @@ class Postgresql(Service):
         return tuple({Path(word) for word in Path(f"/proc/{postmaster}/maps").read_text().split() if word.startswith("/dev/shm/")})
 
 
+@pytest.mark.skip(reason="PostgreSQL attaches System V shared memory, which is not carried yet")
 def test_postgresql(lab: Lab) -> None:
     go_through_chain(Postgresql(lab))
