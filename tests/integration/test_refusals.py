@@ -184,7 +184,7 @@ KINDS = {
     "pidfd": ("fd 50", "pidfd"),
     "netlink": ("fd 50", "netlink"),
     "pty": ("fd 50", "terminal"),
-    "system_v": ("mapping", "System V"),
+    "system_v": ("mapping", "a part of segment"),
     "aio": ("mapping", "AIO"),
     "seccomp": ("seccomp", "filter"),
     "namespace": ("namespace", "UTS"),

@@ -61,11 +61,12 @@ static void uffd(void)
 
 static void system_v(void)
 {
-	int id = MUST(shmget(IPC_PRIVATE, PAGE, IPC_CREAT | 0600));
+	int id = MUST(shmget(IPC_PRIVATE, 2 * PAGE, IPC_CREAT | 0600));
 	void *at = shmat(id, NULL, 0);
 
 	shmctl(id, IPC_RMID, NULL);
 	MUST((long)at);
+	MUST(munmap(at, PAGE));
 }
 
 static void aio(void)

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from _engine.kernel import sysvipc
 from service import Service, go_through_chain
 from victim import PATIENCE, Lab, until
 
@@ -113,6 +114,15 @@ class Postgresql(Service):
         return tuple({Path(word) for word in Path(f"/proc/{postmaster}/maps").read_text().split() if word.startswith("/dev/shm/")})
 
 
-@pytest.mark.skip(reason="PostgreSQL attaches System V shared memory, which is not carried yet")
+@pytest.fixture
+def no_segments() -> Iterator[None]:
+    """Remove the System V shared memory that servers leave behind which are killed."""
+    before = set(sysvipc.segments())
+    yield
+    for number in set(sysvipc.segments()) - before:
+        sysvipc.remove(number)
+
+
+@pytest.mark.usefixtures("no_segments")
 def test_postgresql(lab: Lab) -> None:
     go_through_chain(Postgresql(lab))

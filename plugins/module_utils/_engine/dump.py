@@ -27,7 +27,7 @@ from .resources import core, preflight, pstree, sharing, zombies
 from .resources.files.dump import FilesDump
 from .resources.fs import dump_fs
 from .resources.inventory import inventory, machine, task_ids, tree_identity
-from .resources.memory import mapping
+from .resources.memory import mapping, sysv
 from .resources.memory.dump import MemoryDump, require_freeze
 from .resources.memory.mm import dump_mm
 from .resources.mounts.dump import MountsDump
@@ -58,6 +58,7 @@ class Work:
     trackers: Trackers
     files: FilesDump
     mounts: MountsDump
+    sysv: sysv.SysvDump
     memory: MemoryDump
     clock: Clock
 
@@ -87,13 +88,14 @@ def dump(options: DumpOptions, log: logging.Logger) -> DumpResult:
             clock.mark("frozen")
             files = stack.enter_context(FilesDump(options, trackers.own_descriptors(tree.pids)))
             mounts = stack.enter_context(MountsDump(options))
-            work = Work(options, directory, parent, trackers, files, mounts, memory, clock)
+            segments = stack.enter_context(sysv.SysvDump())
+            work = Work(options, directory, parent, trackers, files, mounts, segments, memory, clock)
             log.info("Stopped processes %s", ", ".join(map(str, tree.pids)))
             tasks = collect(work, tree)
             fs_ids = sharing.fs_ids(tree.pids)
             ended = [zombies.read(pid) for pid in tree.zombies]
             hierarchy = pstree.read_tree(tree.pids + tree.zombies)
-            memory.take(tree, files.memory_objects())
+            memory.take(tree, files.memory_objects() + segments.objects())
             clock.mark("taken")
             if options.leave_running and options.hook is no_hook:
                 tree.thaw()
@@ -164,12 +166,15 @@ def find_obstacles(options: DumpOptions, pids: Sequence[int], trackers: Trackers
 
 def _obstacles_of(options: DumpOptions, pids: Sequence[int], trackers: Trackers) -> Tuple[List[Obstacle], List[str]]:
     obstacles: List[Obstacle] = pstree.check(options.tree) + sharing.obstacles(pids)
+    surveys: Dict[int, Sequence[mapping.Mapping]] = {}
     for pid in pids:
         try:
             obstacles += preflight.obstacles(pid)
-            obstacles += mapping.obstacles(pid, trackers.survey(pid))
+            surveys[pid] = trackers.survey(pid)
+            obstacles += mapping.obstacles(pid, surveys[pid])
         except PermissionError as error:
             raise TargetError(f"process {pid} cannot be read ({error.strerror}); run as root, or with CAP_SYS_PTRACE") from error
+    obstacles += sysv.obstacles(surveys)
     with MountsDump(options) as mounts:
         obstacles += mounts.obstacles(pids)
     with FilesDump(options, trackers.own_descriptors(pids)) as files:
@@ -181,7 +186,9 @@ def collect(work: Work, tree: FrozenTree) -> List[TaskImages]:
     """Read what changes, in the stop. Raises UnsupportedError when something came up that cannot be carried."""
     work.mounts.collect(tree.pids)
     work.files.collect(tree.pids)
-    return [_collect_task(work, task) for task in tree.tasks]
+    collected = [_collect_task(work, task) for task in tree.tasks]
+    work.sysv.check()
+    return collected
 
 
 def _collect_task(work: Work, task: Task) -> TaskImages:
@@ -191,6 +198,7 @@ def _collect_task(work: Work, task: Task) -> TaskImages:
         refused = list(mapping.obstacles(task.pid, mappings))
         if refused:
             raise UnsupportedError(refused)
+        work.sysv.add(task.pid, mappings)
         mm = dump_mm(task.leader, mapping.dump_mappings(task.pid, mappings, work.files), work.files)
         return TaskImages(task.pid, state, mm, dump_fs(task.pid, work.files))
     except OSError as error:
@@ -216,6 +224,7 @@ def write(
     common.write(images)
     work.files.write(images)
     work.mounts.write(images)
+    work.sysv.write(images)
     pstree.write(images, hierarchy)
     work.trackers.explain()
     options.hook("post-dump", {"CRTOOLS_INIT_PID": str(options.tree)})

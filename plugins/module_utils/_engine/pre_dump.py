@@ -29,6 +29,7 @@ from .parent import open_parent
 from .resources.files.dump import FilesDump
 from .resources.inventory import inventory
 from .resources.memory.dump import MemoryDump
+from .resources.memory.sysv import SysvDump
 from .resources.mounts.dump import MountsDump
 from .results import DumpResult
 from .stats import write_dump_stats
@@ -58,7 +59,7 @@ def pre_dump(options: DumpOptions, log: logging.Logger) -> DumpResult:
         trackers.prepare(pids)
         files, mounts = stack.enter_context(FilesDump(options)), stack.enter_context(MountsDump(options))
         memory = stack.enter_context(MemoryDump(options, directory, parent, log))
-        work = Work(options, directory, parent, trackers, files, mounts, memory, clock)
+        work = Work(options, directory, parent, trackers, files, mounts, SysvDump(), memory, clock)
         scan(work, pids)
         memory.write_running()
         pages = memory.write_images()

@@ -26,10 +26,11 @@ from .resources.cgroups import CgroupsRestore
 from .resources.files.restore import FilesRestore
 from .resources.fs import restore_fs
 from .resources.memory import restore as memory
-from .resources.memory.mapping import VMA_ANON_SHARED, VMA_FILE_PRIVATE, VMA_FILE_SHARED, object_sizes, survey
+from .resources.memory.mapping import VMA_ANON_SHARED, VMA_AREA_SYSVIPC, VMA_FILE_PRIVATE, VMA_FILE_SHARED, object_sizes, survey
 from .resources.memory.mm import restore_mm
 from .resources.memory.shared import fill as fill_object
 from .resources.memory.shared import new_anonymous
+from .resources.memory.sysv import SysvRestore
 from .resources.mounts.restore import MountsRestore
 from .results import RestorePlan, RestoreResult
 from .stats import write_restore_stats
@@ -100,7 +101,8 @@ def restore(options: RestoreOptions, log: logging.Logger) -> RestoreResult:
         mounts = stack.enter_context(MountsRestore(source.chain.top.images, [task.pid for task in source.tasks]))
         files = stack.enter_context(FilesRestore(mounts.images, options, mounts))
         cgroups = stack.enter_context(CgroupsRestore(source.chain.top.images, options.manage_cgroups))
-        obstacles = find_obstacles(options, source, files, mounts, cgroups)
+        sysv = stack.enter_context(SysvRestore(source.chain.top.images))
+        obstacles = find_obstacles(options, source, files, mounts, cgroups) + list(sysv.check())
         if obstacles:
             raise RestoreError("; ".join(map(str, obstacles)), obstacles)
         if options.auto_dedup:
@@ -108,6 +110,7 @@ def restore(options: RestoreOptions, log: logging.Logger) -> RestoreResult:
         options.hook("pre-restore", {})
         mounts.make()
         mounts.run(files.open)
+        sysv.open(source.chain)
         inherited = Inherited(source, files, mounts)
         stubs = stack.enter_context(Stubs())
         clock.mark("forking")
@@ -127,6 +130,7 @@ def restore(options: RestoreOptions, log: logging.Logger) -> RestoreResult:
         options.hook("post-restore", {"CRTOOLS_INIT_PID": str(root)})
         options.hook("pre-resume", {"CRTOOLS_INIT_PID": str(root)})
         files.commit()
+        sysv.keep()
         stubs.go(_stopped(source, options))
         clock.mark("restored")
         options.hook("post-resume", {"CRTOOLS_INIT_PID": str(root)})
@@ -171,7 +175,8 @@ def plan(options: RestoreOptions) -> RestorePlan:
         mounts = stack.enter_context(MountsRestore(images, [task.pid for task in source.tasks]))
         files = stack.enter_context(FilesRestore(mounts.images, options, mounts))
         cgroups = stack.enter_context(CgroupsRestore(images, options.manage_cgroups))
-        obstacles = find_obstacles(options, source, files, mounts, cgroups)
+        sysv = stack.enter_context(SysvRestore(images))
+        obstacles = find_obstacles(options, source, files, mounts, cgroups) + list(sysv.check())
     pids = tuple(task.pid for task in source.tasks)
     return RestorePlan(source.chain.dump_id, pids[0], pids, not obstacles, tuple(obstacles))
 
@@ -273,6 +278,8 @@ class Inherited:
 
     def of_mapping(self, vma: Any) -> int:
         """Return the descriptor of what VMA, a vma_entry, maps; -1 where that is nothing."""
+        if vma.status & VMA_AREA_SYSVIPC:
+            return -1
         if vma.status & VMA_ANON_SHARED:
             return self._shared[vma.shmid]
         if vma.status & (VMA_FILE_PRIVATE | VMA_FILE_SHARED):

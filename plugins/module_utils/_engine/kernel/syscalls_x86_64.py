@@ -31,6 +31,7 @@ NUMBERS: Mapping[str, int] = {
     "shmget": 29,
     "shmat": 30,
     "shmctl": 31,
+    "shmdt": 67,
     "dup": 32,
     "pause": 34,
     "nanosleep": 35,

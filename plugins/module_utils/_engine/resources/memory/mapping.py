@@ -14,6 +14,7 @@ from ...errors import Obstacle, RestoreError
 from ...images.schema import message
 from ...kernel import procfs
 from ...kernel.procfs import Area
+from ...kernel.sysvipc import SHM_EXEC, SHM_RDONLY
 from ...tracee.calls import Call
 from ..files import memfd
 from ..files.dump import FilesDump
@@ -29,6 +30,7 @@ VMA_FILE_SHARED = 1 << 7
 VMA_ANON_SHARED = 1 << 8
 VMA_ANON_PRIVATE = 1 << 9
 VMA_AREA_VVAR = 1 << 12
+VMA_AREA_SYSVIPC = 1 << 10
 VMA_AREA_MEMFD = 1 << 14
 VMA_AREA_GUARD = 1 << 16
 _RESTORABLE = VMA_FILE_PRIVATE | VMA_FILE_SHARED | VMA_ANON_SHARED | VMA_ANON_PRIVATE
@@ -47,6 +49,7 @@ _EARLY_ADVICE = (MADV_HUGEPAGE, MADV_NOHUGEPAGE)
 """What decides the size of the pages that a mapping is filled with."""
 _PROT_OF = {"r": mmap.PROT_READ, "w": mmap.PROT_WRITE, "x": mmap.PROT_EXEC}
 _VVAR_NAMES = ("[vvar]", "[vvar_vclock]")
+_SYSV_NAME = "/SYSV"
 _MEMORY_NAMES = ("/memfd:", "/dev/zero (deleted)", "[anon_shmem:")
 """What maps shows of memory that is a file: memfd_create(2), MAP_SHARED | MAP_ANONYMOUS, the same with a name (PR_SET_VMA_ANON_NAME)."""
 _NO_FD = (1 << 64) - 1
@@ -149,6 +152,8 @@ def _status(area: Area, heap: int, memory_device: str) -> int:
         return VMA_AREA_REGULAR | VMA_AREA_VDSO | VMA_ANON_PRIVATE
     if area.name in _VVAR_NAMES:
         return VMA_AREA_REGULAR | VMA_AREA_VVAR | VMA_ANON_PRIVATE
+    if area.shared and area.device == memory_device and area.name.startswith(_SYSV_NAME):
+        return VMA_AREA_REGULAR | VMA_ANON_SHARED | VMA_AREA_SYSVIPC
     if area.inode:
         memory = area.device == memory_device and area.name.startswith(_MEMORY_NAMES)
         return VMA_AREA_REGULAR | (VMA_FILE_SHARED if area.shared else VMA_FILE_PRIVATE) | (VMA_AREA_MEMFD if memory else 0)
@@ -169,7 +174,6 @@ def _refused(mapping: Mapping) -> Optional[Tuple[str, str]]:
     if mapping.status & (VMA_AREA_VVAR | VMA_AREA_VDSO | VMA_AREA_VSYSCALL):
         return None
     for start, why, remedy in (
-        ("/SYSV", "System V shared memory is not supported yet", "detach it before the dump"),
         ("/[aio]", "an AIO ring cannot be restored", "end asynchronous I/O (io_destroy) before the dump"),
         ("anon_inode:", "memory of a kernel object cannot be carried", "close it before the dump"),
         ("/anon_hugepage", "huge pages of hugetlbfs are not supported yet", "run it without MAP_HUGETLB"),
@@ -199,6 +203,8 @@ def _entry(pid: int, mapping: Mapping, files: FilesDump) -> Any:
     flags = mmap.MAP_SHARED if area.shared else mmap.MAP_PRIVATE
     if mapping.status & VMA_ANON_PRIVATE:
         flags |= mmap.MAP_ANONYMOUS
+    if mapping.status & VMA_AREA_SYSVIPC:
+        flags |= mmap.MAP_ANONYMOUS  # as CRIU has it
     flags |= sum(_FLAG_OF[flag] for flag in area.vm_flags if flag in _FLAG_OF)
     entry = message("vma_entry")(
         start=area.start, end=area.end, pgoff=0, shmid=0, prot=_prot(area), flags=flags, status=mapping.status, fd=-1
@@ -206,6 +212,8 @@ def _entry(pid: int, mapping: Mapping, files: FilesDump) -> Any:
     advice = sum(1 << _ADVICE_OF[flag] for flag in area.vm_flags if flag in _ADVICE_OF)
     if advice:
         entry.madv = advice
+    if mapping.status & VMA_AREA_SYSVIPC:
+        entry.shmid, entry.fdflags = area.inode, os.O_RDWR if "mw" in area.vm_flags else os.O_RDONLY
     if mapping.status & (VMA_FILE_PRIVATE | VMA_FILE_SHARED):
         access = os.O_RDWR if mapping.status & VMA_FILE_SHARED and "mw" in area.vm_flags else os.O_RDONLY
         entry.shmid, entry.pgoff, entry.fdflags = _add_file(pid, area, access, files), area.offset, access
@@ -267,6 +275,9 @@ def map_calls(vmas: Sequence[Any], filled: Sequence[bool], local: Callable[[Any]
             raise RestoreError(
                 f"mapping {vma.start:x}-{vma.end:x} is of a kind (status {vma.status:#x}) that cannot be restored yet; restore it with CRIU"
             )
+        if vma.status & VMA_AREA_SYSVIPC:
+            calls.append(_attach_call(vma))
+            continue
         anonymous = bool(vma.status & VMA_ANON_PRIVATE)
         flags = (vma.flags & ~MAP_LOCKED) | procfs.MAP_FIXED
         if not anonymous:
@@ -278,6 +289,13 @@ def map_calls(vmas: Sequence[Any], filled: Sequence[bool], local: Callable[[Any]
     return calls
 
 
+def _attach_call(vma: Any) -> Call:
+    """Return the call by which a task attaches the segment of System V shared memory that VMA was, where it had it."""
+    writable = vma.fdflags & os.O_ACCMODE == os.O_RDWR if vma.HasField("fdflags") else vma.prot & mmap.PROT_WRITE
+    flags = (0 if writable else SHM_RDONLY) | (SHM_EXEC if vma.prot & mmap.PROT_EXEC else 0)
+    return Call("shmat", (vma.shmid, vma.start, flags))
+
+
 def settle_calls(vmas: Sequence[Any], filled: Sequence[bool]) -> List[Call]:
     """Return the calls that give VMAS, now filled in, their protection, advice and locks."""
     calls = []
@@ -285,6 +303,8 @@ def settle_calls(vmas: Sequence[Any], filled: Sequence[bool]) -> List[Call]:
         if vma.status & (VMA_AREA_VDSO | VMA_AREA_VVAR | VMA_AREA_VSYSCALL | VMA_AREA_GUARD):
             continue
         size = vma.end - vma.start
+        if vma.status & VMA_AREA_SYSVIPC:
+            calls.append(Call("mprotect", (vma.start, size, vma.prot)))
         if written and vma.prot & (mmap.PROT_READ | mmap.PROT_WRITE) != mmap.PROT_READ | mmap.PROT_WRITE:
             calls.append(Call("mprotect", (vma.start, size, vma.prot)))
         late = (advice for advice in range(64) if vma.madv >> advice & 1 and advice not in _EARLY_ADVICE)
@@ -299,6 +319,6 @@ def object_sizes(tasks: Iterable[Sequence[Any]]) -> Dict[int, int]:
     sizes: Dict[int, int] = {}
     for vmas in tasks:
         for vma in vmas:
-            if vma.status & VMA_ANON_SHARED:
+            if vma.status & VMA_ANON_SHARED and not vma.status & VMA_AREA_SYSVIPC:
                 sizes[vma.shmid] = max(sizes.get(vma.shmid, 0), vma.pgoff + vma.end - vma.start)
     return sizes
