@@ -14,6 +14,7 @@ import os
 import re
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -66,11 +67,13 @@ class Area:
 
 
 def tree(root: int) -> list[int]:
-    """Return ROOT and the processes below it, in the order of their numbers."""
+    """Return ROOT, which must be there, and the processes below it, in the order of their numbers."""
+    os.stat(f"/proc/{root}")
     found = [root]
     for pid in found:
-        for tid in os.listdir(f"/proc/{pid}/task"):
-            found += [int(child) for child in Path(f"/proc/{pid}/task/{tid}/children").read_text().split()]
+        with suppress(FileNotFoundError, ProcessLookupError):  # a server's children come and go
+            for tid in os.listdir(f"/proc/{pid}/task"):
+                found += [int(child) for child in Path(f"/proc/{pid}/task/{tid}/children").read_text().split()]
     return sorted(found)
 
 

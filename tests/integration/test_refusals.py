@@ -186,7 +186,6 @@ KINDS = {
     "pty": ("fd 50", "terminal"),
     "system_v": ("mapping", "a part of segment"),
     "aio": ("mapping", "AIO"),
-    "seccomp": ("seccomp", "filter"),
     "namespace": ("namespace", "UTS"),
     "lock": ("lock", "lock"),
     "ghost": ("fd 50", "ghost|unlinked|deleted"),

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from look import assert_same, look, tree
-from victim import Lab
+from victim import Lab, sentence
 
 
 def counts(root: int) -> list[tuple[int, str]]:
@@ -68,3 +68,14 @@ def test_a_filter_with_a_supervisor_is_refused_by_name(lab: Lab) -> None:
     done = lab.engine("dump", "--tree", process.pid, "--images-dir", lab.images("1"))
     assert done.returncode == 1 and f"seccomp of thread {process.pid}" in done.stderr and "supervisor" in done.stderr
     assert process.poll() is None
+
+
+def test_a_filter_that_asks_a_supervisor_is_refused(lab: Lab) -> None:
+    victim = lab.start("unsupported", "seccomp")
+    victim.await_rest()
+    before, images = look(victim.pid), lab.images("1")
+    assert "asks a supervisor" in sentence(lab.engine("dump", "--tree", victim.pid, "--images-dir", images))
+    victim.await_rest()
+    assert_same(before, look(victim.pid))
+    assert os.listdir(images) == []
+    assert victim.ask() == "ok"
