@@ -188,7 +188,7 @@ def test_every_obstacle_is_named_at_once(tmp_path: Path) -> None:
             "pidfd": "pidfd",
             "namespace": "namespace",
             "process": "not in the tree",
-            "carrier": "/proc",
+            "carrier": "about a process",
         }
         for name, word in expected.items():
             assert word in whys[str(holder.fds[name])], name
