@@ -37,15 +37,16 @@ SOL_UDP = 17
 _TCP_INFO = struct.Struct("=8B6I")
 """The head of struct tcp_info (linux/tcp.h); when listening, unacked is the queue and sacked the backlog."""
 _TCPI_STATE, _TCPI_UNACKED, _TCPI_SACKED = 0, 12, 13
+_FREEBIND = {socket.AF_INET: (socket.IPPROTO_IP, IP_FREEBIND), socket.AF_INET6: (socket.IPPROTO_IPV6, IPV6_FREEBIND)}
 _IP_OPTIONS = {
     socket.AF_INET: (
-        ("freebind", socket.IPPROTO_IP, IP_FREEBIND),
+        ("freebind", *_FREEBIND[socket.AF_INET]),
         ("pktinfo", socket.IPPROTO_IP, IP_PKTINFO),
         ("tos", socket.IPPROTO_IP, socket.IP_TOS),
         ("ttl", socket.IPPROTO_IP, socket.IP_TTL),
     ),
     socket.AF_INET6: (
-        ("freebind", socket.IPPROTO_IPV6, IPV6_FREEBIND),
+        ("freebind", *_FREEBIND[socket.AF_INET6]),
         ("pktinfo", socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO),
     ),
 }
@@ -177,7 +178,8 @@ def _read_addresses(sock: socket.socket, entry: Entry) -> None:
         entry.v6only = bool(sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY))
         if own[1] and own[3]:
             entry.ifname = socket.if_indextoname(own[3])
-    if own[1] and not sock.getsockopt(socket.IPPROTO_IP, IP_FREEBIND) and _is_elsewhere(sock, own):
+    bound = own[1] and (sock.type, sock.proto) in _CARRIED  # what looks like the port of a raw socket is its protocol
+    if bound and not sock.getsockopt(*_FREEBIND[sock.family]) and _is_elsewhere(sock, own):
         entry.stillframe.freebind_once = True
 
 
@@ -309,11 +311,11 @@ def _bound(entry: Entry, shared: bool) -> socket.socket:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(share))
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, int(shared))
         if entry.ip_opts.freebind or entry.stillframe.freebind_once:
-            sock.setsockopt(socket.IPPROTO_IP, IP_FREEBIND, 1)  # serves IPv6 sockets too
+            sock.setsockopt(*_FREEBIND[entry.family], 1)
         if entry.src_port:
             sock.bind(address(entry, entry.src_addr, entry.src_port))
         if entry.stillframe.freebind_once:
-            sock.setsockopt(socket.IPPROTO_IP, IP_FREEBIND, 0)
+            sock.setsockopt(*_FREEBIND[entry.family], 0)
     except OSError:
         sock.close()
         raise
@@ -338,7 +340,7 @@ def _complete(sock: socket.socket, entry: Entry) -> None:
             sock.setsockopt(level, option, int(getattr(entry.ip_opts, field)))
     restore_datagram(sock, entry)
     restore_options(sock, entry.opts)
-    if entry.proto == socket.IPPROTO_TCP:
+    if entry.type == socket.SOCK_STREAM and entry.proto == socket.IPPROTO_TCP:
         restore_tcp_options(sock, entry)
     if entry.shutdown:
         try:

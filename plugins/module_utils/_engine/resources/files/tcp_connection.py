@@ -69,7 +69,8 @@ def is_connection(sock: socket.socket) -> bool:
 
 def is_connection_entry(entry: Entry) -> bool:
     """Tell whether an inet_sk_entry is that of a connection."""
-    return bool(entry.proto == socket.IPPROTO_TCP and entry.dst_port and entry.state != TCP_LISTEN)
+    tcp = entry.type == socket.SOCK_STREAM and entry.proto == socket.IPPROTO_TCP
+    return bool(tcp and entry.dst_port and entry.state != TCP_LISTEN)
 
 
 class ConnectionsDump:
@@ -160,7 +161,8 @@ def _has_error(sock: socket.socket) -> bool:
 def _flow_of(local: int) -> Flow | None:
     """Return what socket LOCAL sends, None unless it is an end of a TCP connection."""
     with borrowed(local) as sock:
-        if sock.family not in _SOCKADDR or sock.proto != socket.IPPROTO_TCP or not is_connection(sock):
+        tcp = sock.type == socket.SOCK_STREAM and sock.proto == socket.IPPROTO_TCP
+        if sock.family not in _SOCKADDR or not tcp or not is_connection(sock):
             return None
         own = sock.getsockname()
         peer, port = peer_of(sock)
