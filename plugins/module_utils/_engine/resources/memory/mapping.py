@@ -36,11 +36,12 @@ VMA_AREA_GUARD = 1 << 16
 _RESTORABLE = VMA_FILE_PRIVATE | VMA_FILE_SHARED | VMA_ANON_SHARED | VMA_ANON_PRIVATE
 
 # include/uapi/asm-generic/mman.h, mman-common.h
+MAP_DROPPABLE = 0x08  # a type, as MAP_PRIVATE is: Linux 6.11
 MAP_GROWSDOWN = 0x0100
 MAP_LOCKED = 0x2000
 MAP_NORESERVE = 0x4000
 MADV_DONTFORK, MADV_HUGEPAGE, MADV_NOHUGEPAGE, MADV_WIPEONFORK = 10, 14, 15, 18
-_FLAG_OF = {"gd": MAP_GROWSDOWN, "lo": MAP_LOCKED, "nr": MAP_NORESERVE}
+_FLAG_OF = {"dp": MAP_DROPPABLE, "gd": MAP_GROWSDOWN, "lo": MAP_LOCKED, "nr": MAP_NORESERVE}
 _ADVICE_OF = {"sr": 2, "rr": 1, "dc": MADV_DONTFORK, "dd": 16, "mg": 12, "hg": MADV_HUGEPAGE, "nh": MADV_NOHUGEPAGE, "wf": MADV_WIPEONFORK}
 """VmFlags of smaps (Documentation/filesystems/proc.rst) and the madvise(2) advice that sets each."""
 _LASTING = frozenset(_ADVICE_OF) | {"gd", "nr"}
@@ -78,7 +79,8 @@ class Mapping:
     @property
     def holds_pages(self) -> bool:
         """Tell whether the pages of this mapping belong to the dump of its task."""
-        return self.private and not self.status & (VMA_AREA_VVAR | VMA_AREA_VSYSCALL)
+        droppable = "dp" in self.area.vm_flags  # the kernel may drop its content any time
+        return self.private and not droppable and not self.status & (VMA_AREA_VVAR | VMA_AREA_VSYSCALL)
 
     @property
     def trackable(self) -> bool:
@@ -282,6 +284,8 @@ def map_calls(vmas: Sequence[Any], filled: Sequence[bool], local: Callable[[Any]
         flags = (vma.flags & ~MAP_LOCKED) | procfs.MAP_FIXED
         if not anonymous:
             flags &= ~mmap.MAP_ANONYMOUS
+        if flags & MAP_DROPPABLE:
+            flags &= ~mmap.MAP_PRIVATE
         prot = vma.prot | (mmap.PROT_READ | mmap.PROT_WRITE if written else 0)
         fd, offset = (_NO_FD, 0) if anonymous else (local(vma), vma.pgoff)
         calls.append(Call("mmap", (vma.start, vma.end - vma.start, prot, flags, fd, offset)))
