@@ -21,7 +21,6 @@ from ..tracee.tracee import Tracee
 
 AUTO, NONE, SOFT, IGNORE = "auto", "none", "soft", "ignore"
 """How cgroups are managed: those that exist are joined; as CRIU has it, they must exist, are made where missing, or do not matter."""
-MODES = (AUTO, NONE, SOFT, IGNORE)
 OWN_SET = 1
 """The number of the set of the dump's maker; inventory_entry.root_cg_set is the same."""
 Set = Tuple[Member, ...]

@@ -22,7 +22,6 @@ _LEGACY = struct.Struct("<4H2Q2I32I64I")  # FXSAVE: cwd swd twd fop rip rdp mxcs
 _LEGACY_FIELDS = ("cwd", "swd", "twd", "fop", "rip", "rdp", "mxcsr", "mxcsr_mask")
 _XSTATE_BV = struct.Struct("<Q")
 _XSTATE_BV_AT = 512
-_HEADER_END = 576
 _SSE_BIT = 1
 _MXCSR_INITIAL = 0x1F80
 # XCR0 bit: field of user_x86_xsave_entry and the format of its numbers

@@ -19,6 +19,7 @@ from ...images.directory import DumpDirectory
 from ...images.manifest import PagesRecord
 from ...images.pagemap import PAGE_SIZE, iterate_runs, pages_path, write_runs
 from ...kernel import procfs
+from ...kernel.prctl import PR_GET_CHILD_SUBREAPER
 from ...options import DumpOptions
 from ...tracee.calls import Call, Out
 from ...tracee.freeze import FrozenTree, Task
@@ -35,7 +36,6 @@ SPOOL_LIMIT = 4096
 """Pages: a rest up to this size is taken into our own memory during the stop, which is quicker than a snapshot."""
 _QUICK = 512
 """Runs: what takes the interpreter no more than a few milliseconds."""
-_PR_GET_CHILD_SUBREAPER = 37
 
 
 @dataclass(frozen=True)
@@ -198,7 +198,7 @@ class MemoryDump:
 
     def _why_no_snapshot(self, tree: FrozenTree) -> str:
         for task in tree.tasks:
-            reaper = task.leader.batch([Call("prctl", (_PR_GET_CHILD_SUBREAPER, Out(4))), Call("getpid")])
+            reaper = task.leader.batch([Call("prctl", (PR_GET_CHILD_SUBREAPER, Out(4))), Call("getpid")])
             if any(reaper[0].outs[0]) or reaper[1].value == 1:
                 return f"process {task.pid} is the reaper of orphans and would notice it"
         if self._compares() and any(task.runs.pages_early for task in self._tasks):

@@ -11,13 +11,11 @@ from typing import Any, Sequence, Tuple
 
 from ...images.schema import message
 from ...kernel import procfs
+from ...kernel.prctl import PR_GET_DUMPABLE, PR_GET_THP_DISABLE, PR_SET_MM, PR_SET_MM_MAP, PR_SET_THP_DISABLE
 from ...tracee.calls import Call, Struct
 from ...tracee.tracee import Tracee
 from ..files.dump import FilesDump
 
-# include/uapi/linux/prctl.h
-PR_GET_DUMPABLE, PR_SET_MM, PR_SET_MM_MAP = 3, 35, 14
-PR_SET_THP_DISABLE, PR_GET_THP_DISABLE = 41, 42
 _MM_MAP = struct.Struct("<12QIi")  # struct prctl_mm_map
 _AUXV_POINTER = 11 * 8
 
