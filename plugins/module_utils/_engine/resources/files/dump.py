@@ -29,7 +29,7 @@ from .survey import Survey
 from .unsupported import unsupported
 
 FD_CLOEXEC = 1
-_LOOKS = 5
+_LOOKS = 20
 """At a running tree: what it closes while we look, and our copy keeps open for that moment, can seem to be an obstacle."""
 
 

@@ -68,8 +68,8 @@ class EpollDump(KindDump):
             try:
                 if is_epoll_target(other.local, file.local, target.tfd, offset):
                     return other.fd
-            except FileNotFoundError:
-                return None
+            except FileNotFoundError:  # the epoll instance watches it no more: the task runs
+                return target.tfd
         return None
 
 
