@@ -66,7 +66,7 @@ class EpollDump(KindDump):
         likely = (other for other in candidates if other.fd == target.tfd)
         for other in chain(likely, candidates):
             try:
-                if is_epoll_target(other.local, file.local, target.tfd, offset):
+                if is_epoll_target(other.key, file.key, target.tfd, offset):
                     return other.fd
             except FileNotFoundError:  # the epoll instance watches it no more: the task runs
                 return target.tfd

@@ -142,12 +142,12 @@ class ConnectionsDump:
     def _survey(self) -> tuple[dict[int, int], list[Flow]]:
         sockets: dict[int, int] = {}
         flows: dict[Flow, None] = {}
-        for file in self._context.files():
-            if file.link.startswith("socket:[") and file.stat.st_ino not in sockets:
-                flow = _flow_of(file.local)
-                if flow is not None:
-                    sockets[file.stat.st_ino] = file.local
-                    flows.update({flow: None, flow.back: None})
+        each = {file.stat.st_ino: file for file in self._context.files() if file.link.startswith("socket:[")}
+        for file in each.values():
+            flow = _flow_of(file.local)
+            if flow is not None:
+                sockets[file.stat.st_ino] = file.local
+                flows.update({flow: None, flow.back: None})
         return sockets, list(flows)
 
 
