@@ -267,6 +267,57 @@ def tcp_connected(directory: str) -> dict[str, int]:
     return {"listening": listening.detach(), "client": client.detach(), "server": server.detach()}
 
 
+def inet_more(directory: str) -> dict[str, int]:
+    udp, six, tcp = socket.socket(type=socket.SOCK_DGRAM), socket.socket(socket.AF_INET6, socket.SOCK_DGRAM), socket.socket()
+    for one, level, option, value in (
+        (udp, socket.SOL_SOCKET, socket.SO_TIMESTAMPNS if hasattr(socket, "SO_TIMESTAMPNS") else 35, 1),
+        (udp, socket.IPPROTO_IP, 10, 3),  # IP_MTU_DISCOVER, IP_PMTUDISC_PROBE
+        (udp, socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, 7),
+        (udp, socket.IPPROTO_UDP, 104, 1),  # UDP_GRO
+        (six, socket.IPPROTO_IPV6, socket.IPV6_TCLASS, 0x20),
+        (six, socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, socket.if_nametoindex("lo")),
+        (tcp, socket.IPPROTO_IP, 21, 255),  # IP_MINTTL
+    ):
+        one.setsockopt(level, option, value)
+    loopback = struct.pack("=4s4si", socket.inet_aton("239.1.2.3"), bytes(4), socket.if_nametoindex("lo"))
+    udp.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, loopback)
+    sources = socket.inet_aton("239.1.2.4") + socket.inet_aton("127.0.0.1") + socket.inet_aton("127.0.0.9")
+    udp.setsockopt(socket.IPPROTO_IP, 39, sources)  # IP_ADD_SOURCE_MEMBERSHIP
+    six_group = socket.inet_pton(socket.AF_INET6, "ff02::1234") + struct.pack("=i", socket.if_nametoindex("lo"))
+    six.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, six_group)
+    return {"udp": udp.detach(), "six": six.detach(), "tcp": tcp.detach()}
+
+
+def mptcp(directory: str) -> dict[str, int]:
+    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262)
+    listening.bind(("127.0.0.1", 0))
+    listening.listen(5)
+    one = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262)
+    one.connect(listening.getsockname())
+    accepted = listening.accept()[0]
+    return {"listening": listening.detach(), "connected": one.detach(), "accepted": accepted.detach()}
+
+
+def mptcp_listening(directory: str) -> dict[str, int]:
+    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262)
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    listening.bind(("127.0.0.1", 0))
+    listening.listen(5)
+    return {"listening": listening.detach(), "fresh": socket.socket(socket.AF_INET6, socket.SOCK_STREAM, 262).detach()}
+
+
+def tcp_md5(directory: str) -> dict[str, int]:
+    found = {}
+    for name in ("listening", "closed"):
+        one = socket.socket()
+        one.bind(("127.0.0.1", 0))
+        peer = struct.pack("=HH4s120x", socket.AF_INET, 0, socket.inet_aton("127.0.0.2"))
+        one.setsockopt(socket.IPPROTO_TCP, 14, peer + struct.pack("=BBHi80s", 0, 0, 3, 0, b"key"))  # TCP_MD5SIG
+        found[name] = one
+    found["listening"].listen()
+    return {name: one.detach() for name, one in found.items()}
+
+
 def udp(directory: str) -> dict[str, int]:
     bound = socket.socket(type=socket.SOCK_DGRAM)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
@@ -362,6 +413,7 @@ KINDS: dict[str, Callable[[str], dict[str, int]]] = {
     for maker in (
         *(regular, special, ghost, big_ghost, replaced, pipe, packet_pipe, fifo, eventfd, timerfd, signalfd, epoll),
         *(unix_lossy, unix_epoll_sent),
+        *(tcp_md5, mptcp, mptcp_listening, inet_more),
         *(unix_pairs, unix_named, unix_outside, tcp, tcp_connected, udp, signalled, refused, family, epoll_orphan),
     )
 }

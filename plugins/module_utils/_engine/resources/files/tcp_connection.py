@@ -25,6 +25,7 @@ from ...kernel.sock_diag import TCP_CLOSE, TCP_LISTEN, TCP_SYN_SENT
 from . import criu_iptables
 from .inet_address import address, own_flow
 from .kind import DumpContext, Entry, OpenFile, RestoreContext
+from .socket_keys import check_keys, ulp
 from .socket_options import borrowed, enlarge_buffers
 from .tcp_guard import Guard, lock_table
 
@@ -32,12 +33,10 @@ TCP_STATES = (
     "NONE ESTABLISHED SYN_SENT SYN_RECV FIN_WAIT1 FIN_WAIT2 TIME_WAIT CLOSE CLOSE_WAIT LAST_ACK LISTEN CLOSING NEW_SYN_RECV".split()
 )
 """net/tcp_states.h, by number."""
-TCP_ULP = 31
 SO_PEERNAME = 28
 NETWORK_LOCK_IPTABLES, NETWORK_LOCK_NFTABLES, NETWORK_LOCK_SKIP = 0, 1, 2
 """network_lock_method of the inventory (criu/include/cr_options.h)."""
 _SOCKADDR = {socket.AF_INET: struct.Struct("=HH4s8x"), socket.AF_INET6: struct.Struct("=HH4x16s4x")}
-_ULP_NAME = 16
 _PLAIN = ("inq_seq", "outq_seq", "snd_wscale", "rcv_wscale", "timestamp")
 _WINDOW = ("snd_wl1", "snd_wnd", "max_window", "rcv_wnd", "rcv_wup")
 
@@ -95,9 +94,10 @@ class ConnectionsDump:
             yield file.obstacle(what, "carry it with tcp_established, or let it go with tcp_close")
         elif tcp_repair.in_repair(sock):
             yield file.obstacle(f"{what} in repair mode already", "end the other program that dumps or restores it")
-        elif sock.getsockopt(socket.IPPROTO_TCP, TCP_ULP, _ULP_NAME).strip(b"\0"):
+        elif ulp(sock):
             yield file.obstacle(f"{what} whose protocol is in the kernel, such as TLS", "let it go with tcp_close")
         else:
+            yield from check_keys(self._context, file, sock)
             if state == TCP_CLOSE and _has_error(sock):
                 self._context.warn(f"process {file.pid}, {file.where}: its error is not carried; it reads as ended once restored")
             yield from _check_kernel(file.pid, file.where)

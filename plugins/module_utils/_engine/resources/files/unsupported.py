@@ -15,7 +15,10 @@ from .socket_options import domain
 
 TTY_MAJORS = {4: "a virtual terminal or serial line", 5: "a terminal", **{major: "a pseudo-terminal" for major in range(136, 144)}}
 """Documentation/admin-guide/devices.txt."""
-SOCKET_FAMILIES = {29: "CAN", 31: "Bluetooth", 38: "kernel cryptography", 40: "vsock", 44: "XDP"}
+SOCKET_FAMILIES = {
+    **{21: "RDS", 24: "PPP", 29: "CAN", 30: "TIPC", 31: "Bluetooth"},
+    **{38: "kernel cryptography", 40: "vsock", 41: "KCM", 43: "SMC", 44: "XDP"},
+}
 """linux/socket.h."""
 
 _REDIRECT = "start the program with its input and output redirected, for example: setsid PROGRAM </dev/null >LOG 2>&1"
