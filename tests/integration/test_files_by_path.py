@@ -176,6 +176,12 @@ def test_what_cannot_be_carried_is_refused(tmp_path: Path, kind: str, name: str,
             files.collect([holder.pid])
 
 
+def test_namespaces_of_the_tree_are_carried(tmp_path: Path) -> None:
+    with carried("namespaces", tmp_path) as found:
+        for name in ("net", "pid", "mnt"):
+            assert os.path.samestat(os.fstat(found[name]), os.stat(f"/proc/self/ns/{name}"))
+
+
 def test_every_obstacle_is_named_at_once(tmp_path: Path) -> None:
     with holding("refused", tmp_path / "state") as holder, FilesDump(DumpOptions(tree=holder.pid, images_dir="")) as files:
         whys = {found.where.split()[1]: found.why for found in files.preflight([holder.pid])}

@@ -356,12 +356,26 @@ def refused(directory: str) -> dict[str, int]:
         "terminal": os.open("/dev/ptmx", os.O_RDWR | os.O_NOCTTY),
         "netlink": netlink.detach(),
         "pidfd": os.pidfd_open(1),
-        "namespace": os.open("/proc/self/ns/net", os.O_RDONLY),
+        "namespace": other_namespace(),
         "process": os.open(f"/proc/{os.getppid()}/status", os.O_RDONLY),
         "carrier": carrier[1].detach(),
     }
     carrier[0].detach()
     return found
+
+
+def other_namespace() -> int:
+    """Return a descriptor of a UTS namespace that this process is not in."""
+    before = os.open("/proc/self/ns/uts", os.O_RDONLY)
+    libc.unshare(0x04000000)  # CLONE_NEWUTS
+    other = os.open("/proc/self/ns/uts", os.O_RDONLY)
+    libc.setns(before, 0)
+    os.close(before)
+    return other
+
+
+def namespaces(directory: str) -> dict[str, int]:
+    return {name: os.open(f"/proc/self/ns/{name}", os.O_RDONLY) for name in ("net", "pid", "mnt")}
 
 
 def family(directory: str) -> dict[str, int]:
@@ -413,7 +427,7 @@ KINDS: dict[str, Callable[[str], dict[str, int]]] = {
     for maker in (
         *(regular, special, ghost, big_ghost, replaced, pipe, packet_pipe, fifo, eventfd, timerfd, signalfd, epoll),
         *(unix_lossy, unix_epoll_sent),
-        *(tcp_md5, mptcp, mptcp_listening, inet_more),
+        *(namespaces, tcp_md5, mptcp, mptcp_listening, inet_more),
         *(unix_pairs, unix_named, unix_outside, tcp, tcp_connected, udp, signalled, refused, family, epoll_orphan),
     )
 }

@@ -36,7 +36,6 @@ _ANONYMOUS = {
     "kvm-vm": ("a virtual machine", "save the machine's state with its own tools"),
     "kvm-vcpu:0": ("a virtual machine", "save the machine's state with its own tools"),
 }
-_NAMESPACES = ("mnt", "net", "ipc", "uts", "pid", "user", "cgroup", "time")
 _MOUNTED_NOWHERE: Mapping[str, tuple[str, str]] = {
     "/memfd:": ("memory of huge pages made by memfd_create, which is not carried yet", "run the program without MFD_HUGETLB"),
     "/secretmem": ("secret memory, which cannot be read", "run the program without memfd_secret"),
@@ -69,6 +68,4 @@ def _reason(file: OpenFile) -> tuple[str, str]:
     for prefix, reason in _MOUNTED_NOWHERE.items():
         if file.link.startswith(prefix):
             return reason
-    if file.link.partition(":[")[0] in _NAMESPACES:
-        return "a namespace", _CLOSE
     return "a file of a kind that is not known", _CLOSE
