@@ -217,11 +217,15 @@ def unix_lossy(directory: str) -> dict[str, int]:
 
 
 def unix_epoll_sent(directory: str) -> dict[str, int]:
-    """Only a message holds the epoll instance."""
+    """Only a message holds the epoll instance, which watches the socket that it is in, and the timer."""
     one, other = socket.socketpair()
     poll = select.epoll()
-    socket.send_fds(one, [b"x"], [poll.fileno()])
+    poll.register(other, select.EPOLLIN)
+    timer = libc.timerfd_create(1, 0)
+    libc.timerfd_settime(timer, 0, ITIMERSPEC.pack(7, 0, 3600, 0), None)
+    socket.send_fds(one, [b"x"], [poll.fileno(), timer])
     poll.close()
+    os.close(timer)
     return {"one": one.detach(), "other": other.detach()}
 
 
@@ -419,7 +423,7 @@ def epoll_orphan(directory: str) -> dict[str, int]:
         libc.prctl(1, signal.SIGKILL)
         wait()
     os.close(reader)
-    return {"epoll": _give(poll), "writer": writer}
+    return {"epoll": _give(poll), "writer": writer, "child": child, "reader": reader}
 
 
 KINDS: dict[str, Callable[[str], dict[str, int]]] = {

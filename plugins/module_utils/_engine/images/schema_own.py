@@ -17,6 +17,7 @@ _OWN = 10001
 EXTENSIONS: Mapping[str, Fields] = {
     "task_core_entry": optional("stillframe_task_entry", stillframe=_OWN),
     "thread_core_entry": optional("stillframe_thread_entry", stillframe=_OWN),
+    "eventpoll_tfd_entry": optional("uint32", stillframe_file=_OWN),
     "inet_sk_entry": optional("stillframe_inet_entry", stillframe=_OWN),
     "mnt_entry": optional("stillframe_mount_entry", stillframe=_OWN),
     "netlink_sk_entry": optional("stillframe_netlink_entry", stillframe=_OWN),

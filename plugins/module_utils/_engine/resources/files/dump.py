@@ -20,7 +20,7 @@ from ..memory.shared import SharedObject
 from ..mounts.view import TreeView
 from .copies import CHANGED
 from .descriptor_limit import allow_descriptors
-from .in_flight import InFlight, check_in_flight
+from .in_flight import InFlight, check_in_flight, is_made_late
 from .kind import Description, Entry, Kind, KindDump, OpenFile
 from .locks import LocksDump
 from .memfd import MEMFDS, MemfdDump, is_memory
@@ -309,7 +309,7 @@ class _Collection:
             yield unsupported(file)
         elif isinstance(file, InFlight):
             yield from check_in_flight(file, kind, self.files_of(file.stat.st_ino))
-            yield from () if kind.by_task else self._dump(kind).check(file)
+            yield from () if is_made_late(kind, file.link) else self._dump(kind).check(file)
         else:
             yield from self._dump(kind).check(file)
 

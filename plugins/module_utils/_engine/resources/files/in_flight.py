@@ -79,8 +79,6 @@ def check_in_flight(file: InFlight, kind: Kind, alike: Sequence[OpenFile]) -> It
         return
     if any(not isinstance(other, InFlight) and kcmp(file.pid, other.pid, KCMP_FILE, file.fd, other.fd) == 0 for other in alike):
         return
-    if kind.by_task:
-        yield file.obstacle("only a process that has a descriptor of it could restore it", "have the program receive it")
     owner = read_owner(file)
     if owner.signum or owner.pid or file.flags & fcntl.FASYNC:
         yield file.obstacle("it sends signals, which only a process that has a descriptor of it can set", "have the program receive it")

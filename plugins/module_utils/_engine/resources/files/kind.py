@@ -246,5 +246,3 @@ class Kind:
     matches: Callable[[OpenFile], bool]
     dump: Callable[[DumpContext], KindDump]
     restore: Callable[[RestoreContext], KindRestore]
-    by_task: bool = False
-    """Whether such a file is completed, or made, by a task through a descriptor that it has of it."""
