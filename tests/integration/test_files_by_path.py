@@ -163,7 +163,7 @@ def test_signalfds_keep_their_mask(tmp_path: Path) -> None:
     [
         ("big_ghost", "file", "more than ghost_limit (1048576)", "raise ghost_limit"),
         ("replaced", "file", "renamed", "open it again"),
-        ("epoll_orphan", "epoll", "has closed while another holds it open", "remove it from the epoll instance"),
+        ("epoll_orphan", "epoll", "closed while a process outside", "remove it from the epoll instance"),
         ("packet_pipe", "writer", "packet mode", "plain pipe"),
     ],
 )
@@ -174,6 +174,12 @@ def test_what_cannot_be_carried_is_refused(tmp_path: Path, kind: str, name: str,
         assert why in obstacles[0].why and remedy in obstacles[0].remedy
         with pytest.raises(UnsupportedError, match="fd"):
             files.collect([holder.pid])
+
+
+def test_namespaces_of_the_tree_are_carried(tmp_path: Path) -> None:
+    with carried("namespaces", tmp_path) as found:
+        for name in ("net", "pid", "mnt"):
+            assert os.path.samestat(os.fstat(found[name]), os.stat(f"/proc/self/ns/{name}"))
 
 
 def test_every_obstacle_is_named_at_once(tmp_path: Path) -> None:

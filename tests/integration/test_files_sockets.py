@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
 import stat
 import struct
@@ -14,7 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from _engine.errors import UnsupportedError
+from _engine.images.image import ImagesDir
+from _engine.kernel.fdinfo import fdinfo
 from _engine.options import DumpOptions, RestoreOptions
 from _engine.resources.files.dump import FilesDump
 from _engine.resources.files.restore import FilesRestore
@@ -146,13 +148,31 @@ def test_what_would_lose_something_is_refused(tmp_path: Path) -> None:
     assert not found
 
 
-def test_an_epoll_instance_that_only_a_message_holds_is_refused(tmp_path: Path) -> None:
-    with holding("unix_epoll_sent", tmp_path / "state") as holder, FilesDump(DumpOptions(tree=holder.pid, images_dir="")) as files:
-        with pytest.raises(UnsupportedError) as refused:
-            files.collect([holder.pid])
-        assert files.preflight([holder.pid]) == list(refused.value.obstacles)
-        (obstacle,) = refused.value.obstacles
-        assert obstacle.pid == holder.pid and f"fd {holder.fds['other']}" in obstacle.where and "eventpoll" in obstacle.where
+def test_an_epoll_instance_and_a_timer_that_only_a_message_holds_are_carried(tmp_path: Path) -> None:
+    with carried("unix_epoll_sent", tmp_path) as found, sock(found, "other") as other, sock(found, "one") as one:
+        found.files.commit()
+        data, (instance, timer), _flags, _address = socket.recv_fds(other, 10, 2)
+        assert data == b"x" and 3500 < fdinfo(os.getpid(), timer).pair("it_value")[0] <= 3600
+        with select.epoll.fromfd(instance) as poll:
+            assert poll.poll(0) == []
+            one.send(b"more")
+            assert poll.poll(10) == [(found.number("other"), select.EPOLLIN)]
+        os.close(timer)
+
+
+def test_an_epoll_instance_watches_what_another_process_has_open(tmp_path: Path) -> None:
+    with holding("epoll_orphan", tmp_path / "state") as holder:
+        images = ImagesDir(str(tmp_path))
+        with FilesDump(DumpOptions(tree=holder.pid, images_dir="")) as files:
+            files.collect([holder.pid, holder.fds["child"]])
+            files.write(images)
+        holder.end()
+    with restored(images, holder.fds) as found:
+        poll = select.epoll.fromfd(os.dup(found["epoll"]))
+        assert poll.poll(0) == []
+        os.write(found["writer"], b"x")
+        assert poll.poll(10) == [(holder.fds["reader"], select.EPOLLIN)]
+        poll.close()
 
 
 def test_ext_unix_sk_connects_to_the_name_again(tmp_path: Path) -> None:
@@ -160,8 +180,6 @@ def test_ext_unix_sk_connects_to_the_name_again(tmp_path: Path) -> None:
         ours = frozenset({(holder.pid, holder.fds["stream"])})
         with FilesDump(DumpOptions(tree=holder.pid, images_dir="", ext_unix_sk=True), ours) as files:
             files.collect([holder.pid])
-            from _engine.images.image import ImagesDir
-
             (tmp_path / "images").mkdir()
             images = ImagesDir(str(tmp_path / "images"))
             files.write(images)

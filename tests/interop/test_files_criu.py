@@ -27,8 +27,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "integration"))
 from holder import Holder, dump, holding, restored  # noqa: E402
 
 TYPES = {number: name for name, number in enum("fd_types").items()}
-SAME = "regular,special,ghost,pipe,fifo,eventfd,signalfd,epoll,unix_pairs,unix_named,tcp,udp"
-RESTORED = "special,ghost,pipe,fifo,eventfd,timerfd,signalfd,unix_pairs,tcp,udp"
+SAME = "regular,special,ghost,pipe,fifo,eventfd,signalfd,epoll,unix_pairs,unix_named,tcp,udp,namespaces"
+RESTORED = "special,ghost,pipe,fifo,eventfd,timerfd,signalfd,unix_pairs,tcp,udp,namespaces"
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from victims import CRIU, ROOT, Victim, eventually, run, started  # noqa: E402
 
 sys.path.insert(0, str(ROOT / "tests" / "programs"))
+from connecting import crowded, is_connecting  # noqa: E402
 from streams import Client  # noqa: E402
 
 pytestmark = [
@@ -50,6 +51,37 @@ class Closing(Victim):
 
     def await_ready(self) -> None:
         eventually((self.folder / "ready").exists, "the program does not start")
+
+
+class Connecting(Victim):
+    """tests/programs/connecting.py, with PORT to connect to."""
+
+    def __init__(self, folder: Path, port: int) -> None:
+        super().__init__(folder)
+        self.command = (sys.executable, str(ROOT / "tests" / "programs" / "connecting.py"), str(folder), str(port), "polls")
+
+    def await_ready(self) -> None:
+        own = self.folder / "own"
+        eventually(lambda: own.exists() and own.read_text() != "" and is_connecting(int(own.read_text())), "it does not connect")
+
+
+@pytest.mark.parametrize(("dumping", "restoring"), [("criu", "stillframe"), ("stillframe", "criu")])
+def test_a_connection_that_is_being_opened_is_opened(dumping: str, restoring: str, tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    with crowded() as (server, _first), started(lambda folder: Connecting(folder, server.getsockname()[1]), tmp_path / "victim") as victim:
+        run(dumping, "dump", images, "--tree", str(victim.pid), *OPTIONS)
+        victim.end()
+        run(restoring, "restore", images, "--restore-detached", *OPTIONS)
+        server.accept()[0].close()
+        server.settimeout(30)
+        client, _address = server.accept()
+        client.settimeout(30)
+        assert client.recv(100) == b"hello"
+        client.send(b"welcome")
+        answer = victim.folder / "answer"
+        eventually(lambda: answer.exists() and answer.read_bytes() == b"welcome", "no answer comes")
+        client.close()
 
 
 @pytest.mark.parametrize(

@@ -224,7 +224,7 @@ def missing(kind: type[Victim]) -> str:
 
 
 @contextmanager
-def started(kind: type[Victim], folder: Path) -> Iterator[Victim]:
+def started(kind: Callable[[Path], Victim], folder: Path) -> Iterator[Victim]:
     """Run a victim of KIND for the length of the block."""
     folder.mkdir()
     victim = kind(folder)

@@ -217,11 +217,15 @@ def unix_lossy(directory: str) -> dict[str, int]:
 
 
 def unix_epoll_sent(directory: str) -> dict[str, int]:
-    """Only a message holds the epoll instance."""
+    """Only a message holds the epoll instance, which watches the socket that it is in, and the timer."""
     one, other = socket.socketpair()
     poll = select.epoll()
-    socket.send_fds(one, [b"x"], [poll.fileno()])
+    poll.register(other, select.EPOLLIN)
+    timer = libc.timerfd_create(1, 0)
+    libc.timerfd_settime(timer, 0, ITIMERSPEC.pack(7, 0, 3600, 0), None)
+    socket.send_fds(one, [b"x"], [poll.fileno(), timer])
     poll.close()
+    os.close(timer)
     return {"one": one.detach(), "other": other.detach()}
 
 
@@ -267,6 +271,57 @@ def tcp_connected(directory: str) -> dict[str, int]:
     return {"listening": listening.detach(), "client": client.detach(), "server": server.detach()}
 
 
+def inet_more(directory: str) -> dict[str, int]:
+    udp, six, tcp = socket.socket(type=socket.SOCK_DGRAM), socket.socket(socket.AF_INET6, socket.SOCK_DGRAM), socket.socket()
+    for one, level, option, value in (
+        (udp, socket.SOL_SOCKET, socket.SO_TIMESTAMPNS if hasattr(socket, "SO_TIMESTAMPNS") else 35, 1),
+        (udp, socket.IPPROTO_IP, 10, 3),  # IP_MTU_DISCOVER, IP_PMTUDISC_PROBE
+        (udp, socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, 7),
+        (udp, socket.IPPROTO_UDP, 104, 1),  # UDP_GRO
+        (six, socket.IPPROTO_IPV6, socket.IPV6_TCLASS, 0x20),
+        (six, socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, socket.if_nametoindex("lo")),
+        (tcp, socket.IPPROTO_IP, 21, 255),  # IP_MINTTL
+    ):
+        one.setsockopt(level, option, value)
+    loopback = struct.pack("=4s4si", socket.inet_aton("239.1.2.3"), bytes(4), socket.if_nametoindex("lo"))
+    udp.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, loopback)
+    sources = socket.inet_aton("239.1.2.4") + socket.inet_aton("127.0.0.1") + socket.inet_aton("127.0.0.9")
+    udp.setsockopt(socket.IPPROTO_IP, 39, sources)  # IP_ADD_SOURCE_MEMBERSHIP
+    six_group = socket.inet_pton(socket.AF_INET6, "ff02::1234") + struct.pack("=i", socket.if_nametoindex("lo"))
+    six.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, six_group)
+    return {"udp": udp.detach(), "six": six.detach(), "tcp": tcp.detach()}
+
+
+def mptcp(directory: str) -> dict[str, int]:
+    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262)
+    listening.bind(("127.0.0.1", 0))
+    listening.listen(5)
+    one = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262)
+    one.connect(listening.getsockname())
+    accepted = listening.accept()[0]
+    return {"listening": listening.detach(), "connected": one.detach(), "accepted": accepted.detach()}
+
+
+def mptcp_listening(directory: str) -> dict[str, int]:
+    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262)
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    listening.bind(("127.0.0.1", 0))
+    listening.listen(5)
+    return {"listening": listening.detach(), "fresh": socket.socket(socket.AF_INET6, socket.SOCK_STREAM, 262).detach()}
+
+
+def tcp_md5(directory: str) -> dict[str, int]:
+    found = {}
+    for name in ("listening", "closed"):
+        one = socket.socket()
+        one.bind(("127.0.0.1", 0))
+        peer = struct.pack("=HH4s120x", socket.AF_INET, 0, socket.inet_aton("127.0.0.2"))
+        one.setsockopt(socket.IPPROTO_TCP, 14, peer + struct.pack("=BBHi80s", 0, 0, 3, 0, b"key"))  # TCP_MD5SIG
+        found[name] = one
+    found["listening"].listen()
+    return {name: one.detach() for name, one in found.items()}
+
+
 def udp(directory: str) -> dict[str, int]:
     bound = socket.socket(type=socket.SOCK_DGRAM)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
@@ -305,12 +360,26 @@ def refused(directory: str) -> dict[str, int]:
         "terminal": os.open("/dev/ptmx", os.O_RDWR | os.O_NOCTTY),
         "netlink": netlink.detach(),
         "pidfd": os.pidfd_open(1),
-        "namespace": os.open("/proc/self/ns/net", os.O_RDONLY),
+        "namespace": other_namespace(),
         "process": os.open(f"/proc/{os.getppid()}/status", os.O_RDONLY),
         "carrier": carrier[1].detach(),
     }
     carrier[0].detach()
     return found
+
+
+def other_namespace() -> int:
+    """Return a descriptor of a UTS namespace that this process is not in."""
+    before = os.open("/proc/self/ns/uts", os.O_RDONLY)
+    libc.unshare(0x04000000)  # CLONE_NEWUTS
+    other = os.open("/proc/self/ns/uts", os.O_RDONLY)
+    libc.setns(before, 0)
+    os.close(before)
+    return other
+
+
+def namespaces(directory: str) -> dict[str, int]:
+    return {name: os.open(f"/proc/self/ns/{name}", os.O_RDONLY) for name in ("net", "pid", "mnt")}
 
 
 def family(directory: str) -> dict[str, int]:
@@ -354,7 +423,7 @@ def epoll_orphan(directory: str) -> dict[str, int]:
         libc.prctl(1, signal.SIGKILL)
         wait()
     os.close(reader)
-    return {"epoll": _give(poll), "writer": writer}
+    return {"epoll": _give(poll), "writer": writer, "child": child, "reader": reader}
 
 
 KINDS: dict[str, Callable[[str], dict[str, int]]] = {
@@ -362,6 +431,7 @@ KINDS: dict[str, Callable[[str], dict[str, int]]] = {
     for maker in (
         *(regular, special, ghost, big_ghost, replaced, pipe, packet_pipe, fifo, eventfd, timerfd, signalfd, epoll),
         *(unix_lossy, unix_epoll_sent),
+        *(namespaces, tcp_md5, mptcp, mptcp_listening, inet_more),
         *(unix_pairs, unix_named, unix_outside, tcp, tcp_connected, udp, signalled, refused, family, epoll_orphan),
     )
 }

@@ -17,6 +17,7 @@ _OWN = 10001
 EXTENSIONS: Mapping[str, Fields] = {
     "task_core_entry": optional("stillframe_task_entry", stillframe=_OWN),
     "thread_core_entry": optional("stillframe_thread_entry", stillframe=_OWN),
+    "eventpoll_tfd_entry": optional("uint32", stillframe_file=_OWN),
     "inet_sk_entry": optional("stillframe_inet_entry", stillframe=_OWN),
     "mnt_entry": optional("stillframe_mount_entry", stillframe=_OWN),
     "netlink_sk_entry": optional("stillframe_netlink_entry", stillframe=_OWN),
@@ -34,7 +35,14 @@ MESSAGES: Mapping[str, Fields] = {
     + optional("string", congestion=2)
     + optional("int32", user_timeout=3, defer_accept=4, fastopen=5, linger2=6, syncnt=7, notsent_lowat=8, thin_linear_timeouts=9)
     + optional("int32", fastopen_connect=10, inq=11, save_syn=12)
-    + optional("uint32", send_coverage=13, receive_coverage=14, checksum=15),
+    + optional("uint32", send_coverage=13, receive_coverage=14, checksum=15)
+    + repeated("stillframe_option_entry", options=16)
+    + repeated("stillframe_membership_entry", memberships=17),
+    "stillframe_option_entry": required("int32", level=1, option=2, value=3),
+    "stillframe_membership_entry": required("string", interface=1)
+    + required("bytes", group=2)
+    + required("uint32", mode=3)
+    + repeated("bytes", sources=4),
     "stillframe_thread_entry": optional("bytes", affinity=1) + optional("uint64", timer_slack=2) + optional("uint32", ioprio=3),
     "stillframe_mount_entry": optional("string", origin=1, path=2, content=3)
     + optional("bool", whole=4)

@@ -9,6 +9,9 @@ import os
 from dataclasses import dataclass
 
 
+_PIECE = 1 << 14
+
+
 @dataclass(frozen=True)
 class EpollTarget:
     """One `tfd:` line: a file that an epoll instance watches."""
@@ -62,8 +65,14 @@ def descriptors(pid: int) -> list[int]:
 
 def fdinfo(pid: int, fd: int) -> FdInfo:
     """Read what the kernel tells of descriptor FD of process PID. OSError when either is gone."""
-    with open(f"/proc/{pid}/fdinfo/{fd}", encoding="ascii", errors="replace") as file:
-        return parse(file.read())
+    file = os.open(f"/proc/{pid}/fdinfo/{fd}", os.O_RDONLY | os.O_CLOEXEC)  # without a file object, which takes half of the time
+    try:
+        text = b""
+        while part := os.read(file, _PIECE):
+            text += part
+    finally:
+        os.close(file)
+    return parse(text.decode("ascii", "replace"))
 
 
 def parse(text: str) -> FdInfo:

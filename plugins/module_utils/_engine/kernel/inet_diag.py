@@ -1,18 +1,20 @@
 # Copyright (c) 2026, Stillframe contributors
 # GNU General Public License v2.0 or later, so v3.0 too (see LICENSES/GPL-2.0-or-later.txt)
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""sock_diag(7) for UDP sockets: which directions are shut down, which only the kernel's table tells (linux/inet_diag.h)."""
+"""sock_diag(7) for internet sockets: what only the kernel's tables tell of them (linux/inet_diag.h)."""
 
 from __future__ import annotations
 
 import os
 import socket
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from .sock_diag import NETLINK_SOCK_DIAG, NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, SOCK_DIAG_BY_FAMILY, attributes, messages
 
+INET_DIAG_INFO = 2
 INET_DIAG_SHUTDOWN = 8
+INET_DIAG_MD5SIG = 18
 _NLMSGHDR = struct.Struct("=IHHII")
 _REQUEST = struct.Struct("=BBBBI48s")
 """struct inet_diag_req_v2: family, protocol, extensions, padding, states, id."""
@@ -27,16 +29,27 @@ def udp_shutdowns(family: int) -> Mapping[int, int]:
 
     OSError when the kernel lists none (CONFIG_INET_UDP_DIAG).
     """
-    found: dict[int, int] = {}
-    body = _REQUEST.pack(family, socket.IPPROTO_UDP, 0, 0, _ANY_STATE, bytes(48))
+    return {inode: found.get(INET_DIAG_SHUTDOWN, b"\0")[0] for inode, found in _sockets(family, socket.IPPROTO_UDP)}
+
+
+def sockets_with_md5_keys(family: int) -> set[int]:
+    """Return the inodes of the TCP sockets of our network namespace that are in use and have keys of TCP-MD5.
+
+    Without CAP_NET_ADMIN the kernel tells of none. OSError when it lists none (CONFIG_INET_TCP_DIAG).
+    """
+    return {inode for inode, found in _sockets(family, socket.IPPROTO_TCP, 1 << INET_DIAG_INFO - 1) if INET_DIAG_MD5SIG in found}
+
+
+def _sockets(family: int, protocol: int, extensions: int = 0) -> Iterator[tuple[int, Mapping[int, bytes]]]:
+    """Yield the inode of each socket that is in the kernel's table, and its attributes; some are told only with EXTENSIONS."""
+    body = _REQUEST.pack(family, protocol, extensions, 0, _ANY_STATE, bytes(48))
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_SOCK_DIAG) as netlink:
         netlink.send(_NLMSGHDR.pack(_NLMSGHDR.size + len(body), SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST | NLM_F_DUMP, 0, 0) + body)
         while True:
             for kind, payload in messages(netlink.recv(_BUFFER)):
                 if kind == NLMSG_DONE:
-                    return found
+                    return
                 if kind == NLMSG_ERROR:
                     code = -struct.unpack_from("=i", payload)[0]
                     raise OSError(code, f"inet_diag: {os.strerror(code)}")
-                inode = _MESSAGE.unpack_from(payload)[-1]
-                found[inode] = attributes(payload[_MESSAGE.size :]).get(INET_DIAG_SHUTDOWN, b"\0")[0]
+                yield _MESSAGE.unpack_from(payload)[-1], attributes(payload[_MESSAGE.size :])

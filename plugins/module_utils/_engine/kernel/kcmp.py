@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 import struct
 from functools import cmp_to_key
 from typing import Any, Callable
@@ -55,11 +54,10 @@ def group(kind: int, owners: Sequence[tuple[int, int]]) -> list[list[int]]:
     return sorted(groups)
 
 
-def is_epoll_target(local: int, epoll: int, tfd: int, offset: int) -> bool:
-    """Tell whether LOCAL is the file that EPOLL watches as target TFD; both are descriptors of our own process.
+def is_epoll_target(file: tuple[int, int], epoll: tuple[int, int], tfd: int, offset: int) -> bool:
+    """Tell whether FILE is what EPOLL watches as target TFD; both are descriptors, each with its process before it.
 
     OFFSET counts the targets of that number, in the order of /proc/PID/fdinfo (a closed number can be watched again).
     Linux 4.13. OSError: ENOENT when there is no such target.
     """
-    us = os.getpid()
-    return syscall("kcmp", us, us, KCMP_EPOLL_TFD, local, _EPOLL_SLOT.pack(epoll, tfd, offset)) == 0
+    return syscall("kcmp", file[0], epoll[0], KCMP_EPOLL_TFD, file[1], _EPOLL_SLOT.pack(epoll[1], tfd, offset)) == 0

@@ -21,7 +21,7 @@ from typing import Union
 
 from .fake_segment import ACK, FIN, Segment, send_segment
 from .nftables import Flow
-from .sock_diag import TCP_CLOSE, TCP_CLOSE_WAIT, TCP_CLOSING, TCP_FIN_WAIT1, TCP_FIN_WAIT2, TCP_LAST_ACK
+from .sock_diag import TCP_CLOSE, TCP_CLOSE_WAIT, TCP_CLOSING, TCP_FIN_WAIT1, TCP_FIN_WAIT2, TCP_LAST_ACK, TCP_SYN_SENT
 
 TCP_REPAIR, TCP_REPAIR_QUEUE, TCP_QUEUE_SEQ, TCP_REPAIR_OPTIONS, TCP_TIMESTAMP, TCP_REPAIR_WINDOW = 19, 20, 21, 22, 24, 29
 TCP_REPAIR_ON, TCP_REPAIR_OFF, TCP_REPAIR_OFF_NO_WP = 1, 0, -1
@@ -153,10 +153,14 @@ def _queue(sock: socket.socket, queue: int, length: int) -> tuple[int, bytes]:
 
 
 def build(sock: socket.socket, connection: Connection, own: Address, peer: Address, flow: Flow) -> None:
-    """Make SOCK, a new one with buffers that are large enough, the end of CONNECTION at OWN; it is left in repair mode.
+    """Make SOCK, a new one with buffers that are large enough, the end of CONNECTION at OWN; it is left in repair mode
+    unless the peer has not answered yet.
 
     FLOW: what the peer sends. OSError when the kernel refuses it, such as for an address that is in use.
     """
+    if connection.state == TCP_SYN_SENT:
+        _connect_again(sock, connection, own, peer)
+        return
     received, sent = connection.state in FIN_RECEIVED, connection.state in FIN_SENT
     set_repair(sock, TCP_REPAIR_ON)
     sock.bind(own)
@@ -175,6 +179,19 @@ def build(sock: socket.socket, connection: Connection, own: Address, peer: Addre
         set_repair(sock, TCP_REPAIR_ON)
     _set_window(sock, connection.window, int(received))
     _close_halves(sock, connection, flow)
+
+
+def _connect_again(sock: socket.socket, connection: Connection, own: Address, peer: Address) -> None:
+    """Have SOCK send its SYN once more, the same one: that it was sent before does not matter then."""
+    set_repair(sock, TCP_REPAIR_ON)
+    sock.bind(own)
+    _set_sequence(sock, TCP_SEND_QUEUE, connection.outq_seq - 1)
+    sock.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR_QUEUE, TCP_NO_QUEUE)
+    set_repair(sock, TCP_REPAIR_OFF_NO_WP)
+    os.set_blocking(sock.fileno(), False)
+    code = sock.connect_ex(peer)
+    if code not in (0, errno.EINPROGRESS):
+        raise OSError(code, os.strerror(code))
 
 
 def _options(connection: Connection) -> list[tuple[int, int]]:

@@ -62,7 +62,8 @@ def kcmp_epoll() -> None:
     with select.epoll() as epoll:
         try:
             epoll.register(ours, select.EPOLLIN)
-            watched = kcmp.is_epoll_target(ours, epoll.fileno(), ours, 0)
+            us = os.getpid()
+            watched = kcmp.is_epoll_target((us, ours), (us, epoll.fileno()), ours, 0)
         finally:
             os.close(ours)
             os.close(theirs)

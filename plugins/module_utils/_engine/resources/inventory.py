@@ -23,7 +23,7 @@ _NO_DESCRIPTORS = 0
 _NO_CGROUP_SET = 1
 
 
-def _namespace_ids() -> Dict[str, int]:
+def namespace_ids() -> Dict[str, int]:
     """Return the ids of the namespaces, which the tree shares with us, numbered from 1."""
     return {f"{name}_ns_id": number for number, name in enumerate(_NAMESPACES, start=1)}
 
@@ -34,7 +34,7 @@ def task_ids(number: int, files_id: int, fs_number: int, others: Mapping[str, in
     FILES_ID names its descriptor table; FS_NUMBER is the number of the first task with its directories;
     OTHERS are the ids, by field, of namespaces that it does not share with us.
     """
-    own, namespaces = number + _OWN_OBJECTS, {**_namespace_ids(), **others}
+    own, namespaces = number + _OWN_OBJECTS, {**namespace_ids(), **others}
     return message("task_kobj_ids_entry")(vm_id=own, files_id=files_id, fs_id=fs_number + _OWN_OBJECTS, sighand_id=own, **namespaces)
 
 
@@ -47,7 +47,7 @@ def inventory(dump_id: str, track_mem: bool, pre_dump: bool = False, network_loc
     entry = message("inventory_entry")(
         img_version=CRTOOLS_IMAGES_V1_1,
         fdinfo_per_id=True,
-        root_ids=message("task_kobj_ids_entry")(files_id=_NO_DESCRIPTORS, **own, **_namespace_ids()),
+        root_ids=message("task_kobj_ids_entry")(files_id=_NO_DESCRIPTORS, **own, **namespace_ids()),
         ns_per_id=True,
         root_cg_set=_NO_CGROUP_SET,
         lsmtype=0,

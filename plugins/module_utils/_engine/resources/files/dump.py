@@ -18,7 +18,9 @@ from ...kernel.sock_diag import UnixSocket, UnixSockets
 from ...options import DumpOptions
 from ..memory.shared import SharedObject
 from ..mounts.view import TreeView
-from .in_flight import InFlight, check_in_flight
+from .copies import CHANGED
+from .descriptor_limit import allow_descriptors
+from .in_flight import InFlight, check_in_flight, is_made_late
 from .kind import Description, Entry, Kind, KindDump, OpenFile
 from .locks import LocksDump
 from .memfd import MEMFDS, MemfdDump, is_memory
@@ -135,9 +137,8 @@ class _Collection:
         self._warnings = warnings
         self._survey = Survey(leave_out)
         self._by_inode: dict[int, list[OpenFile]] = {}
-        self._kinds: dict[int, Kind | None] = {}
-        self._file_ids: dict[int, int] = {}
-        """By our copies."""
+        self._kinds: dict[tuple[int, int], Kind | None] = {}
+        self._file_ids: dict[tuple[int, int], int] = {}
         self._unix_sockets: UnixSockets | None = None
         self._dumps: dict[str, KindDump] = {}
         self._locks = LocksDump(options.file_locks)
@@ -148,30 +149,32 @@ class _Collection:
 
     def obstacles(self, pids: Sequence[int], stopped: bool = False) -> list[Obstacle]:
         """Look at the descriptors of PIDS, which stand still if STOPPED, and return what cannot be carried."""
-        self._survey.take(pids)
-        self._survey.take_in_flight(stopped)
-        self._index()
+        self._survey.take(pids, stopped)
         try:
             self.view.open(pids[0])
         except OSError as error:
             raise TargetError(f"process {pids[0]} has ended, or may not be looked at ({error}); name one that runs, as root") from error
         try:
-            return list(self._check())
+            self._survey.take_in_flight()
+            self._index()
+            return [obstacle for file in self.files() for obstacle in self._check(file, stopped)] + list(self._check_locks())
         except OSError as error:
             raise KernelError(f"the descriptors of process {pids[0]} cannot be examined ({error}); run as root, and try again") from error
 
     def collect(self, pids: Sequence[int]) -> None:
-        """Look at the descriptors of PIDS, take their state, and drop the copies."""
+        """Look at the descriptors of PIDS, and take their state."""
         obstacles = self.obstacles(pids, stopped=True)
         if obstacles:
             raise UnsupportedError(obstacles)
         descriptions = self._survey.descriptions()
+        allow_descriptors(len(descriptions) + len(os.listdir("/proc/self/fd")))
         self._locks.collect(self._survey.tables, descriptions)
         for shared in descriptions:
             found = self.new_id()
-            self._file_ids.update({file.local: found for file in shared})
+            self._file_ids.update({file.key: found for file in shared})
         for shared in descriptions:
             self._collect_one(shared[0])
+            self._survey.copies.drop()
         types = enum("fd_types")
         for table_id, table in enumerate(self._survey.tables, start=1):
             self.table_ids.update({pid: table_id for pid in table.pids})
@@ -274,7 +277,7 @@ class _Collection:
 
     def file_id(self, file: OpenFile) -> int:
         """Return the file id of FILE."""
-        return self._file_ids[file.local]
+        return self._file_ids[file.key]
 
     def unix_socket(self, inode: int) -> UnixSocket | None:
         """Return what the kernel lists of a unix socket."""
@@ -289,22 +292,34 @@ class _Collection:
         for file in self.files():
             self._by_inode.setdefault(file.stat.st_ino, []).append(file)
 
-    def _check(self) -> Iterator[Obstacle]:
-        for file in self.files():
-            kind = self._kinds[file.local] = kind_of(file)
-            if kind is None:
-                yield unsupported(file)
-            elif isinstance(file, InFlight):
-                yield from check_in_flight(file, kind, self.files_of(file.stat.st_ino))
-                yield from () if kind.by_task else self._dump(kind).check(file)
-            else:
-                yield from self._dump(kind).check(file)
+    def _check(self, file: OpenFile, stopped: bool) -> list[Obstacle]:
+        """Return what keeps FILE from being carried, nothing when a running task has closed it meanwhile."""
+        try:
+            return list(self._check_kind(file))
+        except OSError as error:
+            if stopped or error.errno not in CHANGED:
+                raise
+            return []
+        finally:
+            self._survey.copies.drop()
+
+    def _check_kind(self, file: OpenFile) -> Iterator[Obstacle]:
+        kind = self._kinds[file.key] = kind_of(file)
+        if kind is None:
+            yield unsupported(file)
+        elif isinstance(file, InFlight):
+            yield from check_in_flight(file, kind, self.files_of(file.stat.st_ino))
+            yield from () if is_made_late(kind, file.link) else self._dump(kind).check(file)
+        else:
+            yield from self._dump(kind).check(file)
+
+    def _check_locks(self) -> Iterator[Obstacle]:
         for table in self._survey.tables:
             for file in table.files:
                 yield from self._locks.check(file, table.pids)
 
     def _collect_one(self, file: OpenFile) -> None:
-        kind = self._kinds[file.local]
+        kind = self._kinds[file.key]
         if kind is None:
             raise UnsupportedError([unsupported(file)])
         try:
@@ -313,7 +328,7 @@ class _Collection:
             raise KernelError(f"process {file.pid}, {file.where} cannot be read ({error}); dump it again") from error
 
     def _fdinfo(self, file: OpenFile, types: Mapping[str, int]) -> Entry:
-        kind, flags = self._kinds[file.local], FD_CLOEXEC if file.info.cloexec else 0
+        kind, flags = self._kinds[file.key], FD_CLOEXEC if file.info.cloexec else 0
         return message("fdinfo_entry")(id=self.file_id(file), flags=flags, type=types[kind.type if kind else ""], fd=file.fd)
 
     def _dump(self, kind: Kind) -> KindDump:

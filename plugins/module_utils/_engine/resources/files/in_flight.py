@@ -33,6 +33,11 @@ class InFlight(OpenFile):
     """The socket that the message waits in, which may be on its way itself."""
 
     @property
+    def local(self) -> int:
+        """Our copy, good until the survey ends."""
+        return self.fd
+
+    @property
     def where(self) -> str:
         """The file as a person would name it."""
         return f"{self.carrier.where}, {self.link} on its way through it"
@@ -72,11 +77,8 @@ def check_in_flight(file: InFlight, kind: Kind, alike: Sequence[OpenFile]) -> It
     if is_made_late(kind, file.link):
         yield file.obstacle("it is about a process, and made when that is there", "have the program receive it")
         return
-    us = os.getpid()
-    if any(not isinstance(other, InFlight) and kcmp(us, us, KCMP_FILE, file.local, other.local) == 0 for other in alike):
+    if any(not isinstance(other, InFlight) and kcmp(file.pid, other.pid, KCMP_FILE, file.fd, other.fd) == 0 for other in alike):
         return
-    if kind.by_task:
-        yield file.obstacle("only a process that has a descriptor of it could restore it", "have the program receive it")
     owner = read_owner(file)
     if owner.signum or owner.pid or file.flags & fcntl.FASYNC:
         yield file.obstacle("it sends signals, which only a process that has a descriptor of it can set", "have the program receive it")

@@ -22,6 +22,7 @@ from .kind import Entry, OpenFile
 from .socket_options import borrowed
 
 IPPROTO_UDPLITE = 136
+IPPROTO_MPTCP = 262
 UDPLITE_SEND_CSCOV = 10
 UDPLITE_RECV_CSCOV = 11
 UDP_CORK = 1
@@ -60,7 +61,8 @@ def protocol_name(entry: Entry) -> str:
     """Name the protocol of an inet_sk_entry."""
     if entry.type == socket.SOCK_RAW:
         return "raw"
-    return {socket.IPPROTO_TCP: "TCP", IPPROTO_UDPLITE: "UDP-lite", **dict.fromkeys(_ICMP, "ICMP")}.get(entry.proto, "UDP")
+    names = {socket.IPPROTO_TCP: "TCP", IPPROTO_MPTCP: "MPTCP", IPPROTO_UDPLITE: "UDP-lite", **dict.fromkeys(_ICMP, "ICMP")}
+    return names.get(entry.proto, "UDP")
 
 
 def check_datagram(file: OpenFile) -> Iterator[Obstacle]:

@@ -21,8 +21,11 @@ from ...kernel.inet_diag import udp_shutdowns
 from ...kernel.sock_diag import TCP_CLOSE, TCP_ESTABLISHED, TCP_LISTEN
 from ...kernel.tcp_repair import FIN_SENT
 from .inet_address import WORDS, address, host, words
-from .inet_datagram import check_datagram, has_unread, is_datagram, protocol_name, read_datagram, restore_datagram
+from .inet_datagram import IPPROTO_MPTCP, check_datagram, has_unread, is_datagram, protocol_name, read_datagram, restore_datagram
+from .inet_options import option_value, read_inet_options, restore_inet_options
 from .kind import Description, DumpContext, Entry, Kind, KindDump, KindRestore, OpenFile, RestoreContext
+from .multicast import check_memberships, join_groups, read_memberships
+from .socket_keys import check_keys, option_memory
 from .socket_options import borrowed, domain, has_readable_filter, read_options, restore_options
 from .status import set_flags
 from .tcp_connection import ConnectionsDump, ConnectionsRestore, is_connection, is_connection_entry, peer_of
@@ -37,6 +40,9 @@ SOL_UDP = 17
 _TCP_INFO = struct.Struct("=8B6I")
 """The head of struct tcp_info (linux/tcp.h); when listening, unacked is the queue and sacked the backlog."""
 _TCPI_STATE, _TCPI_UNACKED, _TCPI_SACKED = 0, 12, 13
+_TCP = (socket.IPPROTO_TCP, IPPROTO_MPTCP)
+"""What listens alike: a connection accepted from MPTCP is one of TCP if its client speaks no MPTCP."""
+_OTHERS = {33: "DCCP", 132: "SCTP", 256: "SMC"}
 _FREEBIND = {socket.AF_INET: (socket.IPPROTO_IP, IP_FREEBIND), socket.AF_INET6: (socket.IPPROTO_IPV6, IPV6_FREEBIND)}
 _IP_OPTIONS = {
     socket.AF_INET: (
@@ -58,7 +64,7 @@ def is_inet(file: OpenFile) -> bool:
 
 
 def _is_tcp(sock: socket.socket) -> bool:
-    return sock.type == socket.SOCK_STREAM and sock.proto == socket.IPPROTO_TCP
+    return sock.type == socket.SOCK_STREAM and sock.proto in _TCP
 
 
 def _is_udp(sock: socket.socket) -> bool:
@@ -87,7 +93,7 @@ class InetDump(KindDump):
             elif is_datagram(sock.type, sock.proto):
                 yield from check_datagram(file)
             elif not _is_udp(sock):
-                name = f"an internet socket of type {int(sock.type)}, protocol {sock.proto}"
+                name = f"an internet socket of type {int(sock.type)}, protocol {_OTHERS.get(sock.proto, sock.proto)}"
                 yield file.obstacle(f"{name}; it is not carried", "have the program close it")
             elif sock.getsockopt(SOL_UDP, UDP_CORK):
                 yield file.obstacle("a UDP socket with a datagram half made (UDP_CORK)", "have the program send it")
@@ -112,6 +118,9 @@ class InetDump(KindDump):
             self._state(file, sock, entry)
             _read_ip_options(sock, entry)
             read_datagram(sock, entry)
+            read_inet_options(sock, entry)
+            if option_memory(sock):
+                entry.stillframe.memberships.extend(read_memberships(sock))
         return entry
 
     def write(self, images: ImagesDir) -> None:
@@ -138,8 +147,12 @@ class InetDump(KindDump):
                 self.context.warn(f"process {file.pid}, {file.where}: {what}")
             else:
                 yield file.obstacle("connections wait to be accepted", "dump it again when they are, or let them go with skip_in_flight")
+        elif is_connection(sock) and sock.proto == IPPROTO_MPTCP:
+            yield file.obstacle("a connection of MPTCP, whose paths are not carried", "run the program, or its peer, without MPTCP")
         elif is_connection(sock):
             yield from self._connections.check(file, sock)
+            return
+        yield from check_keys(self.context, file, sock)
 
     def _state(self, file: OpenFile, sock: socket.socket, entry: Entry) -> None:
         entry.backlog, entry.state = 0, TCP_ESTABLISHED if entry.dst_port else TCP_CLOSE
@@ -215,7 +228,7 @@ def _poll(sock: socket.socket) -> int:
 def _read_ip_options(sock: socket.socket, entry: Entry) -> None:
     entry.ip_opts.SetInParent()
     for field, level, option in _IP_OPTIONS[socket.AddressFamily(sock.family)]:
-        value = sock.getsockopt(level, option)
+        value = option_value(sock, level, option)
         if value:
             setattr(entry.ip_opts, field, value)
 
@@ -240,6 +253,7 @@ class InetRestore(KindRestore):
                     yield from self._connections.check(where, entry)
             elif entry.src_port:
                 yield from _try_bind(where, entry)
+            yield from check_memberships(where, entry)
 
     def open(self, entries: Mapping[int, Entry]) -> Mapping[int, int]:
         """Make all of them."""
@@ -279,7 +293,7 @@ class InetRestore(KindRestore):
         return _closed(entry) if self.context.options.tcp_close else self._connections.build(entry)
 
 
-_CARRIED = ((socket.SOCK_STREAM, socket.IPPROTO_TCP), (socket.SOCK_DGRAM, socket.IPPROTO_UDP))
+_CARRIED = (*((socket.SOCK_STREAM, proto) for proto in _TCP), (socket.SOCK_DGRAM, socket.IPPROTO_UDP))
 
 
 def _closed(entry: Entry) -> socket.socket:
@@ -340,7 +354,9 @@ def _complete(sock: socket.socket, entry: Entry) -> None:
             sock.setsockopt(level, option, int(getattr(entry.ip_opts, field)))
     restore_datagram(sock, entry)
     restore_options(sock, entry.opts)
-    if entry.type == socket.SOCK_STREAM and entry.proto == socket.IPPROTO_TCP:
+    restore_inet_options(sock, entry)
+    join_groups(sock, entry)
+    if entry.type == socket.SOCK_STREAM and entry.proto in _TCP:
         restore_tcp_options(sock, entry)
     if entry.shutdown:
         try:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
@@ -16,6 +16,7 @@ from ...kernel.fdinfo import FdInfo
 from ...kernel.sock_diag import UnixSocket
 from ...options import DumpOptions, RestoreOptions
 from ..mounts.view import TreeView
+from .copies import Copies
 
 Entry = Any
 """A protobuf message, made by images.schema."""
@@ -23,16 +24,25 @@ Entry = Any
 
 @dataclass(frozen=True)
 class OpenFile:
-    """One descriptor of a task, with our own copy of it."""
+    """One descriptor of a task."""
 
     pid: int
     fd: int
-    local: int
-    """Our copy: it shares the open file description with the task."""
     stat: os.stat_result
     link: str
     """What /proc/PID/fd shows: a path, or a name such as "pipe:[123]" or "anon_inode:[eventpoll]"."""
     info: FdInfo
+    copies: Copies = field(repr=False, compare=False)
+
+    @property
+    def local(self) -> int:
+        """Our copy, which shares the open file description with the task: good until the next file is looked at. OSError as `Copies.of`."""
+        return self.copies.of(self.pid, self.fd, self.stat)
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """What tells this descriptor from all others."""
+        return self.pid, self.fd
 
     @property
     def flags(self) -> int:
@@ -236,5 +246,3 @@ class Kind:
     matches: Callable[[OpenFile], bool]
     dump: Callable[[DumpContext], KindDump]
     restore: Callable[[RestoreContext], KindRestore]
-    by_task: bool = False
-    """Whether such a file is completed, or made, by a task through a descriptor that it has of it."""

@@ -94,4 +94,4 @@ def _open(stub: Stub, entry: Entry) -> int:
     return stub.call("pidfd_open", entry.nspid, entry.flags & _FLAGS)
 
 
-PIDFDS = Kind("PIDFD", "pidfd", is_pidfd, PidfdDump, PidfdRestore, by_task=True)
+PIDFDS = Kind("PIDFD", "pidfd", is_pidfd, PidfdDump, PidfdRestore)

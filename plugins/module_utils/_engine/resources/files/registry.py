@@ -13,6 +13,7 @@ from .inet_socket import INET_SOCKETS
 from .inotify import INOTIFIES
 from .kind import Kind
 from .memfd import MEMFDS
+from .namespace import NAMESPACES
 from .netlink_socket import NETLINK_SOCKETS
 from .packet_socket import PACKET_SOCKETS
 from .pidfd import PIDFDS
@@ -31,6 +32,7 @@ KINDS: tuple[Kind, ...] = (
     TIMERFDS,
     SIGNALFDS,
     PIDFDS,
+    NAMESPACES,
     UNIX_SOCKETS,
     INET_SOCKETS,
     NETLINK_SOCKETS,

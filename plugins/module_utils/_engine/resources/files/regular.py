@@ -92,13 +92,14 @@ class RegularDump(KindDump):
 
     def check(self, file: OpenFile) -> Iterator[Obstacle]:
         """Return what keeps FILE from being opened again by its path."""
-        path = plain_path(file.link, file.stat, self.context.view, file.local)
+        local = file.local if self.context.view.foreign else -1  # our own view needs none
+        path = plain_path(file.link, file.stat, self.context.view, local)
         if process_of(path):
-            why = why_not(path, _leads_to(path, file.stat, self.context.view, file.local), self.context.pids())
+            why = why_not(path, _leads_to(path, file.stat, self.context.view, local), self.context.pids())
             if why:
                 yield file.obstacle(why, "have the program close it")
         else:
-            yield from self.check_path(file.pid, file.where, file.link, file.stat, file.local)
+            yield from self.check_path(file.pid, file.where, file.link, file.stat, local)
 
     def check_path(self, pid: int, where: str, link: str, status: os.stat_result, local: int = -1) -> Iterator[Obstacle]:
         """Return what keeps the file of STATUS, ours as LOCAL, seen by the path LINK, from being opened again by it."""

@@ -23,6 +23,8 @@ from .status import set_owner
 __all__ = ["Descriptor", "FilesRestore", "Stub"]
 
 FD_CLOEXEC = 1
+_OWNERLESS = ("NS",)
+"""What has no fown_entry: it sends no signals."""
 _FDINFO = "fdinfo-"
 _IDS = "ids-"
 _OWNED_TYPES = ("PIPE", "UNIXSK", "INETSK")
@@ -272,7 +274,7 @@ class FilesRestore:
         for descriptor in task.descriptors:
             for type_name, entries in self._read().items():
                 entry = entries.get(descriptor.file_id)
-                if entry is not None and type_name in _BY_TYPE and descriptor.file_id not in self._owned:
+                if entry is not None and type_name in _BY_TYPE and type_name not in _OWNERLESS and descriptor.file_id not in self._owned:
                     self._owned.add(descriptor.file_id)
                     target = self.entries_of("REG")[entry.regf_id] if type_name == "FIFO" and entry.HasField("regf_id") else entry
                     set_owner(task.stub, descriptor.fd, target.flags, target.fown)

@@ -117,6 +117,11 @@ def has_readable_filter(sock: socket.socket) -> bool:
     return True
 
 
+def has_filter(sock: socket.socket) -> bool:
+    """Tell whether SOCK has a filter of either kind."""
+    return not has_readable_filter(sock) or any(True for _word in _filter(sock.fileno()))
+
+
 def _filter(local: int) -> Iterator[int]:
     """Yield the instructions of a classic BPF filter as the images have them: code, jt, jf and k from the top of 64 bits."""
     length = ctypes.create_string_buffer(_LENGTH.size)

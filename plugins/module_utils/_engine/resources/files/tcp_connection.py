@@ -1,7 +1,7 @@
 # Copyright (c) 2026, Stillframe contributors
 # GNU General Public License v2.0 or later, so v3.0 too (see LICENSES/GPL-2.0-or-later.txt)
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""TCP connections: in every state but that of one being opened, and closed ones that can still be read.
+"""TCP connections: in every state, those that are being opened and closed ones that can still be read too.
 
 images: tcp-stream-INODE (tcp_stream_entry, then what was received and not read, then what was sent and not acknowledged);
 inventory (network_lock_method, dump_criu_run_id: how the dump left the packets of its connections locked).
@@ -25,6 +25,7 @@ from ...kernel.sock_diag import TCP_CLOSE, TCP_LISTEN, TCP_SYN_SENT
 from . import criu_iptables
 from .inet_address import address, own_flow
 from .kind import DumpContext, Entry, OpenFile, RestoreContext
+from .socket_keys import check_keys, ulp
 from .socket_options import borrowed, enlarge_buffers
 from .tcp_guard import Guard, lock_table
 
@@ -32,12 +33,12 @@ TCP_STATES = (
     "NONE ESTABLISHED SYN_SENT SYN_RECV FIN_WAIT1 FIN_WAIT2 TIME_WAIT CLOSE CLOSE_WAIT LAST_ACK LISTEN CLOSING NEW_SYN_RECV".split()
 )
 """net/tcp_states.h, by number."""
-TCP_ULP = 31
 SO_PEERNAME = 28
 NETWORK_LOCK_IPTABLES, NETWORK_LOCK_NFTABLES, NETWORK_LOCK_SKIP = 0, 1, 2
 """network_lock_method of the inventory (criu/include/cr_options.h)."""
 _SOCKADDR = {socket.AF_INET: struct.Struct("=HH4s8x"), socket.AF_INET6: struct.Struct("=HH4x16s4x")}
-_ULP_NAME = 16
+_UNACKED, _UNACKED_AT = struct.Struct("=I"), 24
+"""tcpi_unacked of struct tcp_info (linux/tcp.h)."""
 _PLAIN = ("inq_seq", "outq_seq", "snd_wscale", "rcv_wscale", "timestamp")
 _WINDOW = ("snd_wl1", "snd_wnd", "max_window", "rcv_wnd", "rcv_wup")
 
@@ -89,15 +90,16 @@ class ConnectionsDump:
         what = f"a TCP connection ({TCP_STATES[state]}) with {peer} port {port}"
         if options.tcp_close:
             self._context.warn(f"process {file.pid}, {file.where}: {what} is not carried; it is closed once restored")
-        elif state == TCP_SYN_SENT:
-            yield file.obstacle(f"{what} that is being opened", "wait until it is, or let it go with tcp_close")
         elif state != TCP_CLOSE and not options.tcp_established:
             yield file.obstacle(what, "carry it with tcp_established, or let it go with tcp_close")
+        elif state == TCP_SYN_SENT and _unacknowledged(sock) > 1:
+            yield file.obstacle(f"{what} that has sent data with its SYN (TCP_FASTOPEN)", "wait until it is established")
         elif tcp_repair.in_repair(sock):
             yield file.obstacle(f"{what} in repair mode already", "end the other program that dumps or restores it")
-        elif sock.getsockopt(socket.IPPROTO_TCP, TCP_ULP, _ULP_NAME).strip(b"\0"):
+        elif ulp(sock):
             yield file.obstacle(f"{what} whose protocol is in the kernel, such as TLS", "let it go with tcp_close")
         else:
+            yield from check_keys(self._context, file, sock)
             if state == TCP_CLOSE and _has_error(sock):
                 self._context.warn(f"process {file.pid}, {file.where}: its error is not carried; it reads as ended once restored")
             yield from _check_kernel(file.pid, file.where)
@@ -142,13 +144,18 @@ class ConnectionsDump:
     def _survey(self) -> tuple[dict[int, int], list[Flow]]:
         sockets: dict[int, int] = {}
         flows: dict[Flow, None] = {}
-        for file in self._context.files():
-            if file.link.startswith("socket:[") and file.stat.st_ino not in sockets:
-                flow = _flow_of(file.local)
-                if flow is not None:
-                    sockets[file.stat.st_ino] = file.local
-                    flows.update({flow: None, flow.back: None})
+        each = {file.stat.st_ino: file for file in self._context.files() if file.link.startswith("socket:[")}
+        for file in each.values():
+            flow = _flow_of(file.local)
+            if flow is not None:
+                sockets[file.stat.st_ino] = file.local
+                flows.update({flow: None, flow.back: None})
         return sockets, list(flows)
+
+
+def _unacknowledged(sock: socket.socket) -> int:
+    """Return how many segments the peer has not acknowledged (tcpi_unacked)."""
+    return int(_UNACKED.unpack_from(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _UNACKED_AT + _UNACKED.size), _UNACKED_AT)[0])
 
 
 def _has_error(sock: socket.socket) -> bool:
@@ -229,8 +236,6 @@ class ConnectionsRestore:
         """Refuse what cannot be built here."""
         if entry.state != TCP_CLOSE and not self._context.options.tcp_established:
             yield Obstacle(0, where, "a TCP connection", "restore it with tcp_established, or let it go with tcp_close")
-        elif entry.state == TCP_SYN_SENT:
-            yield Obstacle(0, where, "a TCP connection that was being opened", "let it go with tcp_close, or restore it with CRIU")
         elif not self._context.images.has(stream_image(entry.ino)):
             yield Obstacle(0, where, "a TCP connection whose state was not dumped", "let it go with tcp_close")
         else:

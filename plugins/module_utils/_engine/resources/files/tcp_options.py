@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import socket
 
+from .inet_options import option_value
 from .kind import Entry
 
 # include/uapi/linux/tcp.h
@@ -34,14 +35,14 @@ _CONGESTION_NAME = 16
 def read_tcp_options(sock: socket.socket, entry: Entry) -> None:
     """Put the options of SOCK into ENTRY, an inet_sk_entry."""
     for field, option in _FLAGS.items():
-        if sock.getsockopt(socket.IPPROTO_TCP, option):
+        if option_value(sock, socket.IPPROTO_TCP, option):
             setattr(entry.tcp_opts, field, True)
     for field, option in _KEEPALIVE.items():
         setattr(entry.tcp_opts, field, sock.getsockopt(socket.IPPROTO_TCP, option))
     with socket.socket(sock.family, socket.SOCK_STREAM) as new:
         for field, option in _OWN.items():
-            value = sock.getsockopt(socket.IPPROTO_TCP, option)
-            if value != new.getsockopt(socket.IPPROTO_TCP, option):
+            value = option_value(sock, socket.IPPROTO_TCP, option)
+            if value is not None and value != new.getsockopt(socket.IPPROTO_TCP, option):
                 setattr(entry.stillframe, field, value)
         if _congestion(sock) != _congestion(new):
             entry.stillframe.congestion = _congestion(sock)

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from ...images.schema import message
 from ...kernel.fdinfo import fdinfo
 from ...kernel.syscall import syscall
-from .kind import Description, Entry, Kind, KindDump, KindRestore, OpenFile, Task
+from .kind import Description, Entry, Kind, KindDump, KindRestore, OpenFile, RestoreContext, Task
 from .status import set_flags
 
 TFD_TIMER_ABSTIME = 1
@@ -64,7 +64,12 @@ class TimerfdDump(KindDump):
 
 
 class TimerfdRestore(KindRestore):
-    """Makes timers; they start when the first task that holds them is complete."""
+    """Makes timers; they start when the first task that holds them is complete, those that none holds at the end."""
+
+    def __init__(self, context: RestoreContext) -> None:
+        super().__init__(context)
+        self._idle: dict[int, Entry] = {}
+        """Those on their way through a socket, by our descriptors."""
 
     def open(self, entries: Mapping[int, Entry]) -> Mapping[int, int]:
         """Make all of them, not armed yet."""
@@ -72,12 +77,20 @@ class TimerfdRestore(KindRestore):
         for file_id, entry in entries.items():
             found[file_id] = self.context.keep(syscall("timerfd_create", entry.clockid, os.O_CLOEXEC))
             set_flags(found[file_id], entry.flags)
+            if not self.context.holder(file_id):
+                self._idle[found[file_id]] = entry
         return found
 
     def finish(self, task: Task, entries: Mapping[int, Entry], files: Mapping[int, int]) -> None:
         """Arm the timers of TASK; time goes on for them from here."""
         for file_id in {descriptor.file_id for descriptor in task.descriptors if descriptor.file_id in entries}:
             arm(files[file_id], entries[file_id])
+
+
+    def settle(self) -> None:
+        """Arm the timers that no task has a descriptor of."""
+        for local, entry in self._idle.items():
+            arm(local, entry)
 
 
 def arm(local: int, entry: Entry) -> None:
@@ -92,4 +105,4 @@ def arm(local: int, entry: Entry) -> None:
         fcntl.ioctl(local, TFD_IOC_SET_TICKS, _TICKS.pack(entry.ticks))
 
 
-TIMERFDS = Kind("TIMERFD", "tfd", is_timerfd, TimerfdDump, TimerfdRestore, by_task=True)
+TIMERFDS = Kind("TIMERFD", "tfd", is_timerfd, TimerfdDump, TimerfdRestore)

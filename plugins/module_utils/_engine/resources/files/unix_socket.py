@@ -240,7 +240,7 @@ class UnixRestore(KindRestore):
                 kind = self.context.kind_of(file_id)
                 if kind is None:
                     yield Obstacle(0, where, "the images do not hold it, or it is of a kind that is not restored", "restore it with CRIU")
-                elif is_made_late(kind, self._path(file_id)) or not self.context.holder(file_id) and kind.by_task:
+                elif is_made_late(kind, self._path(file_id)):
                     yield Obstacle(0, where, "only a process that has a descriptor of it could restore it", "restore it with CRIU")
 
     def _path(self, file_id: int) -> str:

@@ -15,7 +15,10 @@ from .socket_options import domain
 
 TTY_MAJORS = {4: "a virtual terminal or serial line", 5: "a terminal", **{major: "a pseudo-terminal" for major in range(136, 144)}}
 """Documentation/admin-guide/devices.txt."""
-SOCKET_FAMILIES = {29: "CAN", 31: "Bluetooth", 38: "kernel cryptography", 40: "vsock", 44: "XDP"}
+SOCKET_FAMILIES = {
+    **{21: "RDS", 24: "PPP", 29: "CAN", 30: "TIPC", 31: "Bluetooth"},
+    **{38: "kernel cryptography", 40: "vsock", 41: "KCM", 43: "SMC", 44: "XDP"},
+}
 """linux/socket.h."""
 
 _REDIRECT = "start the program with its input and output redirected, for example: setsid PROGRAM </dev/null >LOG 2>&1"
@@ -33,7 +36,6 @@ _ANONYMOUS = {
     "kvm-vm": ("a virtual machine", "save the machine's state with its own tools"),
     "kvm-vcpu:0": ("a virtual machine", "save the machine's state with its own tools"),
 }
-_NAMESPACES = ("mnt", "net", "ipc", "uts", "pid", "user", "cgroup", "time")
 _MOUNTED_NOWHERE: Mapping[str, tuple[str, str]] = {
     "/memfd:": ("memory of huge pages made by memfd_create, which is not carried yet", "run the program without MFD_HUGETLB"),
     "/secretmem": ("secret memory, which cannot be read", "run the program without memfd_secret"),
@@ -66,6 +68,4 @@ def _reason(file: OpenFile) -> tuple[str, str]:
     for prefix, reason in _MOUNTED_NOWHERE.items():
         if file.link.startswith(prefix):
             return reason
-    if file.link.partition(":[")[0] in _NAMESPACES:
-        return "a namespace", _CLOSE
     return "a file of a kind that is not known", _CLOSE
