@@ -14,6 +14,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any, Dict, Iterator, List, Tuple
 
+from .chains.soundness import check_tasks
 from .clock import Clock
 from .dedup import check_release, release
 from .errors import ChainError, ImagesError, Obstacle, RestoreError, UsageError
@@ -187,6 +188,7 @@ def read(options: RestoreOptions) -> Source:
         raise UsageError("auto_dedup and track_mem exclude each other: no dump can build on images that are freed; leave one out")
     chain = open_chain(options.images_dir, verify=False)
     chain.verify_images()
+    check_tasks(chain.top)
     if chain.obstacle():
         raise ChainError(chain.obstacle())
     images = chain.top.images

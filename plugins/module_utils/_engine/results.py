@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Tuple
+from typing import Optional, Tuple
 
 from .errors import Obstacle
 
@@ -105,3 +105,41 @@ class DedupResult:
     punched: Tuple[str, ...]
     """The parents that lost pages: they cannot be restored by themselves any more."""
     warnings: Tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that is wrong with a dump."""
+
+    path: str
+    """The file, or where it is not one file, the directory."""
+    offset: Optional[int]
+    """Where in the file, in bytes; None where that is not known."""
+    why: str
+
+
+@dataclass(frozen=True)
+class VerifiedDump:
+    """One dump that was verified."""
+
+    path: str
+    id: str
+    """Empty for a dump made by CRIU, and for one that could not be read."""
+    sound: bool
+    checksums: bool
+    """Whether it has any: a dump made by CRIU has none, so that only its form could be checked."""
+
+
+@dataclass(frozen=True)
+class VerifyResult:
+    """What `verify` found."""
+
+    images_dir: str
+    sound: bool
+    faults: Tuple[Fault, ...]
+    dumps: Tuple[VerifiedDump, ...]
+    """Newest first."""
+    bytes_read: int
+    """Of pages files."""
+    wall_time: int
+    """Microseconds."""

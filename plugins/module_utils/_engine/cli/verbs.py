@@ -191,6 +191,20 @@ def dedup(session: Session) -> int:
     return 0
 
 
+def verify(session: Session) -> int:
+    """Tell all that is wrong with the dump in the images dir and with its parents."""
+    from ..verify import verify as verify_images
+
+    result = verify_images(session.images_dir)
+    for fault in result.faults:
+        session.log.fail("verify", fault.why)
+    for dump in result.dumps:
+        if not dump.checksums and dump.sound:
+            _warn(session, [f"{dump.path} has no checksums: its form is right, its pages could not be checked"])
+    _say(f"{len(result.dumps)} dumps, {result.bytes_read} bytes of pages, {len(result.faults)} faults")
+    return 0 if result.sound else 1
+
+
 def check(session: Session) -> int:
     """Tell whether this machine has what the engine needs, or the features named."""
     from ..check import check as check_features
@@ -240,5 +254,6 @@ VERBS: Mapping[str, Callable[[Session], int]] = {
     "pre-dump": pre_dump,
     "restore": restore,
     "dedup": dedup,
+    "verify": verify,
     "check": check,
 }

@@ -135,12 +135,13 @@ def read_manifest(images_dir: str) -> Manifest | None:
         newer = isinstance(body["format"], int) and body["format"] > FORMAT
         damaged = body.pop("checksum", "") != _checksum(body)
         manifest = None if newer or damaged else _manifest(body)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise _damaged(path) from error
     if newer:
         raise ChainError(
             f"{path} was written by a newer Stillframe (format {body['format']}, known here: {FORMAT}); "
-            "use a Stillframe at least as new as the one that made the dump"
+            "use a Stillframe at least as new as the one that made the dump",
+            path,
         )
     if manifest is None:
         raise _damaged(path)
@@ -153,7 +154,7 @@ def manifest_path(images_dir: str) -> str:
 
 
 def _damaged(path: str) -> ChainError:
-    return ChainError(f"{path} is damaged: its content does not match its own checksum; use another copy of the dump")
+    return ChainError(f"{path} is damaged: its content does not match its own checksum; use another copy of the dump", path)
 
 
 def _checksum(body: Mapping[str, Any]) -> str:
