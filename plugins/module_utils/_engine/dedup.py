@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
+from .chains.lock import changing
 from .images.chain import Chain, Dump, open_chain
 from .images.pagemap import PAGE_SIZE, iterate_runs, pages_id, pages_path
 from .images.punch import Superfluous, allocated_bytes, check_punching, punch, without
@@ -19,12 +20,17 @@ from .images.ranges import Range, difference, union
 from .results import DedupResult
 
 
-def dedup(images_dir: str, check: bool = False) -> DedupResult:
+def dedup(images_dir: str, check: bool = False, wait: bool = False) -> DedupResult:
     """Free what the parents of the dump in IMAGES_DIR hold and it does not need; with CHECK only tell.
 
     Safe to interrupt and to repeat. Raises ChainError for a chain that is not whole, ImagesError for a filesystem that cannot
-    punch holes; then nothing was changed.
+    punch holes, and while another run works on the chain, unless told to WAIT; then nothing was changed.
     """
+    with changing(images_dir, wait):
+        return _dedup(images_dir, check)
+
+
+def _dedup(images_dir: str, check: bool) -> DedupResult:
     chain = open_chain(images_dir, verify=False)
     chain.verify_images()  # a wrong bit in a pagemap would free what is needed
     plan = [superfluous for superfluous in _superfluous(chain) if superfluous.new() or superfluous.bytes_allocated()]
@@ -50,9 +56,10 @@ def check_release(chain: Chain) -> None:
 
 def release(chain: Chain) -> int:
     """Free all pages of CHAIN, which a tree was restored from, and return the bytes freed. Raises ChainError, ImagesError."""
-    before = _allocated(chain)
-    _punch_all(_everything(chain))
-    return before - _allocated(chain)
+    with changing(chain.top.path, wait=True):
+        before = _allocated(chain)
+        _punch_all(_everything(chain))
+        return before - _allocated(chain)
 
 
 def _everything(chain: Chain) -> list[Superfluous]:

@@ -143,3 +143,22 @@ class VerifyResult:
     """Of pages files."""
     wall_time: int
     """Microseconds."""
+
+
+@dataclass(frozen=True)
+class SquashResult:
+    """What `squash` did, or would do."""
+
+    images_dir: str
+    squashed: bool
+    """Whether it had a parent."""
+    pages_merged: int
+    """Pages that the dump now holds itself and counted on its parents for before."""
+    removed: Tuple[str, ...]
+    """Directories of the parents that were removed, newest first."""
+    bytes_freed: int
+    """Blocks given back to the filesystem, less those taken; below zero where more were taken. In check mode an estimate."""
+    bytes_before: int
+    """Of the dump and the parents that are removed, as allocated on disk."""
+    bytes_after: int
+    warnings: Tuple[str, ...] = ()

@@ -13,7 +13,7 @@ from datetime import datetime, timezone
 from ..errors import ChainError
 from ..images.directory import INVENTORY, PARENT, is_dump
 from ..images.fault import faults
-from ..images.manifest import PARTIAL, read_manifest
+from ..images.manifest import read_manifest
 
 PIN = "pinned"
 """A file of this name in the directory of a dump keeps the dump from being removed."""
@@ -45,7 +45,7 @@ def directories(root: str) -> list[str]:
     """Return the directories in ROOT that may hold a dump each, as real paths. Raises ImagesError."""
     root = os.path.realpath(root)
     with faults("list", root), os.scandir(root) as entries:
-        return sorted(entry.path for entry in entries if entry.is_dir(follow_symlinks=False) and not entry.name.endswith(PARTIAL))
+        return sorted(entry.path for entry in entries if entry.is_dir(follow_symlinks=False) and not entry.name.startswith("."))
 
 
 def parent_link(path: str) -> str:

@@ -49,6 +49,7 @@ class Settings:
     force: bool = False
     track_mem: bool = False
     auto_dedup: bool = False
+    keep_parents: bool = False
     tracker: str = "auto"
     freeze: str = "auto"
     shell_job: bool = False

@@ -191,6 +191,18 @@ def dedup(session: Session) -> int:
     return 0
 
 
+def squash(session: Session) -> int:
+    """Let the dump in the images dir hold all its pages itself."""
+    from ..squash import squash as squash_images
+
+    result = squash_images(session.images_dir, session.settings.keep_parents)
+    _warn(session, result.warnings)
+    for parent in result.removed:
+        session.log.logger.info("%s was removed", parent)
+    session.log.logger.info("Squashed: %d pages merged, %d bytes freed", result.pages_merged, result.bytes_freed)
+    return 0
+
+
 def verify(session: Session) -> int:
     """Tell all that is wrong with the dump in the images dir and with its parents."""
     from ..verify import verify as verify_images
@@ -254,6 +266,7 @@ VERBS: Mapping[str, Callable[[Session], int]] = {
     "pre-dump": pre_dump,
     "restore": restore,
     "dedup": dedup,
+    "squash": squash,
     "verify": verify,
     "check": check,
 }
