@@ -162,3 +162,35 @@ class SquashResult:
     """Of the dump and the parents that are removed, as allocated on disk."""
     bytes_after: int
     warnings: Tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class KeptDump:
+    """One dump that `prune` keeps."""
+
+    path: str
+    created: str
+    """UTC, ISO 8601."""
+    reasons: Tuple[str, ...]
+    """last, hourly, daily, weekly, within, newest, pinned."""
+    onto: Optional[str]
+    """The directory of its parent afterwards, None for a full dump."""
+    squashed: bool
+    """Whether it was, or would be, made anew because its parent goes."""
+
+
+@dataclass(frozen=True)
+class PruneResult:
+    """What `prune` did, or would do."""
+
+    images_dir: str
+    kept: Tuple[KeptDump, ...]
+    """Parents before those that are on top of them."""
+    removed: Tuple[str, ...]
+    """Directories, each before that of its parent."""
+    bytes_freed: int
+    """Blocks given back to the filesystem, less those taken by dumps made anew; in check mode an estimate."""
+    bytes_before: int
+    """Of all the dumps, as allocated on disk."""
+    bytes_after: int
+    warnings: Tuple[str, ...] = ()

@@ -14,11 +14,12 @@ from collections.abc import Iterator
 
 from .chains.listing import PIN, parent_link
 from .chains.lock import changing
+from .chains.merged import pages_between
 from .chains.removal import dependents, remove, sweep, unhidden
 from .chains.replacement import old_of, put_in_place, remove_old, was_put
 from .images.chain import Chain, open_chain
 from .images.directory import bytes_on_disk
-from .images.pagemap import PAGE_SIZE, iterate_runs
+from .images.pagemap import PAGE_SIZE
 from .results import SquashResult
 
 
@@ -35,7 +36,7 @@ def squash(images_dir: str, keep_parents: bool = False, check: bool = False) -> 
         chain = open_chain(path, verify=False)
         chain.verify()
         going = [] if keep_parents else list(_removable(path))
-        merged = sum(_counted_on_parents(chain))
+        merged = pages_between(chain, len(chain.dumps))
         before = sum(map(bytes_on_disk, [path, *going]))
         if not check and len(chain.dumps) > 1:
             put_in_place(chain, len(chain.dumps))
@@ -65,12 +66,6 @@ def _removable(path: str) -> Iterator[str]:
         if there == here:
             yield here
         child, here = here, parent_link(there)
-
-
-def _counted_on_parents(chain: Chain) -> Iterator[int]:
-    """Yield the pages of each run that the newest dump of CHAIN leaves to its parents."""
-    for name in chain.top.pagemaps():
-        yield from (run.pages for run in iterate_runs(chain.top.images, name) if run.in_parent)
 
 
 def _warnings(chain: Chain, going: list[str], keep_parents: bool) -> tuple[str, ...]:

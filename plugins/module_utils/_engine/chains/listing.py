@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 
 from ..errors import ChainError
+from ..images.chain import open_chain, open_dump
 from ..images.directory import INVENTORY, PARENT, is_dump
 from ..images.fault import faults
-from ..images.manifest import read_manifest
+from ..images.manifest import DUMP, read_manifest
 
 PIN = "pinned"
 """A file of this name in the directory of a dump keeps the dump from being removed."""
@@ -29,6 +30,10 @@ class Listed:
     """The directory that it counts on, empty for a full dump. Nothing need be there."""
     created: datetime
     """UTC; of a dump made by CRIU, the time at which its inventory was written."""
+    restorable: bool
+    """Whether it can be restored, by what the dumps say: it is no pre-dump, and dedup has freed nothing that it needs."""
+    freed: bool
+    """Whether dedup has freed pages of it."""
     pinned: bool
 
 
@@ -38,7 +43,7 @@ def listed(root: str) -> list[Listed]:
     Raises ImagesError, ChainError for one whose manifest is damaged.
     """
     found = [_listed(path) for path in directories(root) if is_dump(path)]
-    return list(_parents_first(sorted(found, key=lambda dump: (dump.created, dump.path))))
+    return _with_parents(list(_parents_first(sorted(found, key=lambda dump: (dump.created, dump.path)))))
 
 
 def directories(root: str) -> list[str]:
@@ -61,12 +66,27 @@ def _listed(path: str) -> Listed:
         created = datetime.fromisoformat(text).astimezone(timezone.utc) if text else _written(path)
     except (ValueError, TypeError) as error:
         raise ChainError(f"{path} was made at {text!r}, which is no time; use another copy of the dump") from error
-    return Listed(path, parent_link(path), created, os.path.lexists(os.path.join(path, PIN)))
+    kind = manifest.kind if manifest else open_dump(path).kind
+    freed = any(record.gone for record in manifest.pages.values()) if manifest else False
+    return Listed(path, parent_link(path), created, kind == DUMP and not freed, freed, os.path.lexists(os.path.join(path, PIN)))
 
 
 def _written(path: str) -> datetime:
     with faults("read", path):
         return datetime.fromtimestamp(os.stat(os.path.join(path, INVENTORY)).st_mtime, timezone.utc)
+
+
+def _with_parents(dumps: Sequence[Listed]) -> list[Listed]:
+    """Return DUMPS with those called not restorable too that need what dedup has freed in their parents."""
+    worse: set[str] = set()
+    told = []
+    for dump in dumps:
+        if dump.parent in worse or dump.freed:
+            worse.add(dump.path)
+        if dump.restorable and dump.path in worse:
+            dump = replace(dump, restorable=open_chain(dump.path, verify=False).restorable())
+        told.append(dump)
+    return told
 
 
 def _parents_first(dumps: Sequence[Listed]) -> Iterator[Listed]:

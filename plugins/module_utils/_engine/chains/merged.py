@@ -53,6 +53,13 @@ def write_merged(chain: Chain, onto: int, path: str) -> None:
         directory.commit(top.inventory, replace(own, parent_id=parent_id), records)
 
 
+def pages_between(chain: Chain, onto: int) -> int:
+    """Return how many pages of the newest dump of CHAIN lie in its parents above level ONTO. Raises ChainError."""
+    between = {dump.path for dump in chain.dumps[1:onto]}
+    extents = (extent for name in chain.top.pagemaps() for extent in chain.iterate_extents(name))
+    return sum(extent.pages for extent in extents if os.path.dirname(extent.path) in between)
+
+
 class _Pages:
     """A pages file being filled from the dumps of a chain above one level. A context manager."""
 

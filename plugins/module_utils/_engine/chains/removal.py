@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from ..images.directory import INVENTORY
+from ..images.directory import INVENTORY, is_dump
 from ..images.fault import faults
 from .listing import directories, parent_link
 
@@ -64,8 +64,8 @@ def unhidden(path: str) -> str:
 
 
 def dependents(path: str) -> set[str]:
-    """Return the directories beside PATH whose dumps, finished or not, are made on top of the one in PATH. Raises ImagesError."""
-    return {other for other in directories(os.path.dirname(path)) if parent_link(other) == path}
+    """Return the directories beside PATH whose dumps are made on top of the one in PATH. Raises ImagesError."""
+    return {other for other in directories(os.path.dirname(path)) if parent_link(other) == path and is_dump(other)}
 
 
 def sync(path: str) -> None:

@@ -181,10 +181,20 @@ REFUSED_OPTIONS = (
     _refused("ms", FLAG, "CRIU took it away as well; name the features to be checked with --feature"),
 )
 
+RETENTION = (
+    _supported("keep-last", VALUE, "keep the newest dumps", metavar="NUM", ours=True),
+    _supported("keep-hourly", VALUE, "keep the last dump of each hour, for so many hours that have any", metavar="NUM", ours=True),
+    _supported("keep-daily", VALUE, "keep the last dump of each day, likewise", metavar="NUM", ours=True),
+    _supported("keep-weekly", VALUE, "keep the last dump of each week, likewise", metavar="NUM", ours=True),
+    _supported("keep-within", VALUE, "keep all dumps that are not older, such as 36h, 7d or 1d12h", metavar="TIME", ours=True),
+    _supported("dry-run", FLAG, "only tell what would be removed", twin=True, ours=True),
+)
+
 GROUPS: Table = {
     "Generic": GENERIC,
     "Memory": MEMORY,
     "Kinds of state": STATE,
+    "prune": RETENTION,
     "check": CHECK,
     "Logging and others": LOGGING,
     "Accepted without effect": HARMLESS_OPTIONS,

@@ -203,6 +203,24 @@ def squash(session: Session) -> int:
     return 0
 
 
+def prune(session: Session) -> int:
+    """Remove the dumps in the images dir that no rule keeps."""
+    from ..chains.retention import Rule
+    from ..prune import prune as prune_images
+
+    settings = session.settings
+    rule = Rule(settings.keep_last, settings.keep_hourly, settings.keep_daily, settings.keep_weekly, settings.keep_within)
+    result = prune_images(session.images_dir, rule, check=settings.dry_run)
+    _warn(session, result.warnings)
+    for kept in result.kept:
+        anew = f", made anew on top of {kept.onto or 'none'}" if kept.squashed else ""
+        _say(f"keep {kept.path} ({', '.join(kept.reasons) or 'needed'}{anew})")
+    for path in result.removed:
+        _say(f"remove {path}")
+    _say(f"{result.bytes_freed} bytes {'would be ' if settings.dry_run else ''}freed")
+    return 0
+
+
 def verify(session: Session) -> int:
     """Tell all that is wrong with the dump in the images dir and with its parents."""
     from ..verify import verify as verify_images
@@ -267,6 +285,7 @@ VERBS: Mapping[str, Callable[[Session], int]] = {
     "restore": restore,
     "dedup": dedup,
     "squash": squash,
+    "prune": prune,
     "verify": verify,
     "check": check,
 }
