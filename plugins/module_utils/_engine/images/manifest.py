@@ -12,7 +12,7 @@ import json
 import os
 import zlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from ..errors import ChainError
@@ -110,11 +110,11 @@ class Manifest:
 def write_manifest(images_dir: str, manifest: Manifest) -> None:
     """Put MANIFEST into IMAGES_DIR in one step: whoever reads finds the old one or the new. Raises ImagesError."""
     path = manifest_path(images_dir)
-    body = {"format": FORMAT, **asdict(manifest)}
+    body = {"format": FORMAT, **vars(manifest)}
     body["checksum"] = _checksum(body)
     with faults("write", path):
         with create(path + PARTIAL) as file:
-            file.write(json.dumps(body, sort_keys=True, separators=(",", ":")).encode() + b"\n")
+            file.write(_canonical(body) + b"\n")
             file.flush()
             os.fsync(file.fileno())
         os.rename(path + PARTIAL, path)
@@ -159,7 +159,11 @@ def _damaged(path: str) -> ChainError:
 
 def _checksum(body: Mapping[str, Any]) -> str:
     """Return the CRC-32 of BODY as canonical JSON: the one checksum that every Python of every version can tell."""
-    return f"{zlib.crc32(json.dumps(body, sort_keys=True, separators=(',', ':')).encode()):08x}"
+    return f"{zlib.crc32(_canonical(body)):08x}"
+
+
+def _canonical(body: Mapping[str, Any]) -> bytes:
+    return json.dumps(body, sort_keys=True, separators=(",", ":"), default=vars).encode()
 
 
 def _manifest(body: Mapping[str, Any]) -> Manifest:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from ..errors import ImagesError
@@ -21,10 +22,11 @@ from .fault import fault, faults
 from .manifest import CRIU, Manifest, PagesRecord, write_manifest
 from .pagemap import PAGE_SIZE
 from .ranges import Range, difference, intersection, total, union
-from .verification import blank_bytes, checksummer_for, verify_stretch
+from .verification import checksummer_for, verify_and_blank
 
 FALLOC_FL_KEEP_SIZE = 0x01
 FALLOC_FL_PUNCH_HOLE = 0x02
+_READERS = 4
 BLOCK = 512
 """Bytes that st_blocks counts in, whatever the filesystem's own blocks are (stat(2))."""
 
@@ -107,12 +109,20 @@ def _without(path: str, manifest: Manifest, record: PagesRecord, ranges: Sequenc
     fresh = tuple(difference(ranges, record.gone))
     checksums = list(record.stretches)
     if checksums and fresh:
-        checksummer = checksummer_for(manifest, path)
-        with faults("read", path), open(path, "rb") as file:
-            for index in _touched(fresh):
-                verify_stretch(path, file.fileno(), checksummer, record, index)
-                checksums[index] = checksummer.stretch(file.fileno(), record.size, index, blank_bytes(gone, index))
+        readers = min(os.cpu_count() or 1, _READERS)
+        shares = [_touched(fresh)[number::readers] for number in range(readers)]
+        with faults("read", path), ThreadPoolExecutor(readers) as pool:
+            for found in pool.map(lambda share: _retaken(path, manifest, record, gone, share), shares):
+                for index, checksum in found.items():
+                    checksums[index] = checksum
     return PagesRecord(record.size, tuple(checksums), gone)
+
+
+def _retaken(path: str, manifest: Manifest, record: PagesRecord, gone: Sequence[Range], stretches: Sequence[int]) -> dict[int, str]:
+    """Return the checksums of STRETCHES of pages file PATH without the pages GONE, checked before. Raises ChainError, OSError."""
+    checksummer = checksummer_for(manifest, path)
+    with open(path, "rb", buffering=0) as file:
+        return {index: verify_and_blank(path, file.fileno(), checksummer, record, index, gone) for index in stretches}
 
 
 def _touched(ranges: Sequence[Range]) -> list[int]:

@@ -76,8 +76,14 @@ def pages_faults(path: str, manifest: Manifest | None, stretches: Iterable[int] 
 
 def verify_stretch(path: str, fd: int, checksummer: Checksummer, record: PagesRecord, index: int) -> None:
     """Check stretch INDEX of pages file PATH, open as FD, against RECORD. Raises ChainError, OSError."""
+    verify_and_blank(path, fd, checksummer, record, index, None)
+
+
+def verify_and_blank(path: str, fd: int, checksummer: Checksummer, record: PagesRecord, index: int, gone: Sequence[Range] | None) -> str:
+    """Check a stretch as `verify_stretch` does, and return the checksum that it has once the pages GONE are zeros."""
+    then = None if gone is None else blank_bytes(gone, index)
     try:
-        found = checksummer.stretch(fd, record.size, index, blank_bytes(record.gone, index))
+        found, fresh = checksummer.stretch_twice(fd, record.size, index, blank_bytes(record.gone, index), then)
     except EOFError as error:
         offset = int(error.args[0])
         raise ChainError(f"{path} is truncated at offset {offset}; use another copy of the dump", path, offset) from error
@@ -85,6 +91,7 @@ def verify_stretch(path: str, fd: int, checksummer: Checksummer, record: PagesRe
         start, end = index * STRETCH, min((index + 1) * STRETCH, record.size)
         text = f"{path} is damaged between offsets {start} and {end}: its checksum does not match; use another copy of the dump"
         raise ChainError(text, path, start)
+    return fresh
 
 
 def blank_bytes(gone: Sequence[Range], index: int) -> list[Range]:
