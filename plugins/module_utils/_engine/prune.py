@@ -17,7 +17,7 @@ from datetime import datetime, timezone
 from .chains import retention
 from .chains.listing import Listed, directories, listed
 from .chains.lock import changing_root
-from .chains.merged import pages_between
+from .chains.merged import merging, pages_between
 from .chains.removal import remove, sweep
 from .chains.replacement import paths_with_old, put_in_place, remove_old
 from .images.chain import open_chain
@@ -85,7 +85,8 @@ def _plan(dumps: Sequence[Listed], rule: retention.Rule) -> _Plan:
 def _make_anew(one: KeptDump) -> None:
     chain = open_chain(one.path, verify=False)
     chain.verify()
-    put_in_place(chain, _level(one, [dump.path for dump in chain.dumps]))
+    onto = _level(one, [dump.path for dump in chain.dumps])
+    put_in_place(chain, onto, merging(chain, onto))
     remove_old(one.path)
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 from .chains.listing import PIN, parent_link
 from .chains.lock import changing
-from .chains.merged import pages_between
+from .chains.merged import merging, pages_between
 from .chains.removal import dependents, remove, sweep, unhidden
 from .chains.replacement import old_of, put_in_place, remove_old, was_put
 from .images.chain import Chain, open_chain
@@ -39,7 +39,7 @@ def squash(images_dir: str, keep_parents: bool = False, check: bool = False) -> 
         merged = pages_between(chain, len(chain.dumps))
         before = sum(map(bytes_on_disk, [path, *going]))
         if not check and len(chain.dumps) > 1:
-            put_in_place(chain, len(chain.dumps))
+            put_in_place(chain, len(chain.dumps), merging(chain, len(chain.dumps)))
             remove(going)
             remove_old(path)
         after = bytes_on_disk(path) + (merged * PAGE_SIZE if check else 0)

@@ -1,17 +1,18 @@
 # Copyright (c) 2026, Stillframe contributors
 # GNU General Public License v2.0 or later, so v3.0 too (see LICENSES/GPL-2.0-or-later.txt)
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A dump made anew on top of an older one of its parents, or of none: the pages in between become its own, all else is linked."""
+"""A dump made anew: with its pages in other places, on top of its parent, an older one or none; all else is linked."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime, timezone
+from functools import partial
 
 from ..errors import ChainError
-from ..images.chain import Chain
+from ..images.chain import Chain, Extent
 from ..images.directory import INVENTORY, PAGES, PARENT, DumpDirectory, dump_files
 from ..images.fault import faults
 from ..images.image import create
@@ -21,10 +22,27 @@ from ..images.pagemap import PAGE_SIZE, Run, iterate_runs, pages_id, pages_path,
 from ..kernel.copy import copy_range
 
 
-def write_merged(chain: Chain, onto: int, path: str) -> None:
-    """Make the empty directory PATH the dump that CHAIN restores to, with its id, on top of that at level ONTO, or of none.
+Plan = Callable[[], Iterator[Extent]]
+"""Where all pages of one pagemap are to be taken from, by ascending address; those without a path are left to the parent."""
 
-    The pages must have been verified: they get new checksums. Raises ImagesError, ChainError.
+
+def merging(chain: Chain, onto: int) -> dict[str, Plan]:
+    """Return the plans by which the newest dump of CHAIN counts on that at level ONTO, or on none, by name of the pagemap."""
+    above = {dump.path for dump in chain.dumps[:onto]}
+
+    def taken(name: str) -> Iterator[Extent]:
+        for extent in chain.iterate_extents(name):
+            yield extent if os.path.dirname(extent.path) in above else extent._replace(path="")
+
+    names = [name for name in chain.top.pagemaps() if any(run.in_parent for run in iterate_runs(chain.top.images, name))]
+    return {name: partial(taken, name) for name in names}
+
+
+def write_anew(chain: Chain, onto: int, plans: Mapping[str, Plan], path: str) -> None:
+    """Make the empty directory PATH the newest dump of CHAIN, with its id, on top of that at level ONTO, or of none.
+
+    Its pagemaps are as PLANS have them, the others as they are. The pages must have been verified: they get new checksums.
+    Raises ImagesError, ChainError.
     """
     top = chain.top
     own = top.manifest or Manifest(id="", kind=top.kind, made_by=CRIU, page_size=PAGE_SIZE, created=_written(top.path))
@@ -37,9 +55,9 @@ def write_merged(chain: Chain, onto: int, path: str) -> None:
         for name in top.pagemaps():
             number = pages_id(top.images, name)
             file_name = os.path.basename(pages_path(path, number))
-            if any(run.in_parent for run in iterate_runs(top.images, name)):
-                with _Pages(chain, onto, pages_path(path, number)) as pages:
-                    write_runs(directory.images, name, number, _joined(pages.take(name)))
+            if name in plans:
+                with _Pages(pages_path(path, number)) as pages:
+                    write_runs(directory.images, name, number, _joined(pages.take(plans[name]())))
                 continue
             _link(top.path, path, name + SUFFIX)
             if os.path.exists(os.path.join(top.path, file_name)):
@@ -61,11 +79,9 @@ def pages_between(chain: Chain, onto: int) -> int:
 
 
 class _Pages:
-    """A pages file being filled from the dumps of a chain above one level. A context manager."""
+    """A pages file being filled. A context manager."""
 
-    def __init__(self, chain: Chain, onto: int, path: str) -> None:
-        self._chain = chain
-        self._above = {dump.path for dump in chain.dumps[:onto]}
+    def __init__(self, path: str) -> None:
         self._path = path
         self._fds: dict[str, int] = {}
 
@@ -79,15 +95,14 @@ class _Pages:
             os.close(fd)
         self._fds.clear()
 
-    def take(self, name: str) -> Iterator[Run]:
-        """Yield the runs of pagemap NAME, each once its pages are copied here; what lies at the level or below is left to the parent."""
+    def take(self, extents: Iterator[Extent]) -> Iterator[Run]:
+        """Yield the run for each of EXTENTS, once its pages are copied here; those without a path are left to the parent."""
         target, to = self._open(self._path, os.O_WRONLY), 0
-        for extent in self._chain.iterate_extents(name):
-            copied = os.path.dirname(extent.path) in self._above
-            if copied:
+        for extent in extents:
+            if extent.path:
                 self._copy(extent.path, extent.offset, target, to, extent.pages * PAGE_SIZE)
                 to += extent.pages * PAGE_SIZE
-            yield Run(extent.start, extent.pages, not copied)
+            yield Run(extent.start, extent.pages, not extent.path)
 
     def _copy(self, path: str, offset: int, target: int, to: int, size: int) -> None:
         source = self._open(path, os.O_RDONLY)

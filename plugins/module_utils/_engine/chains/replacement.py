@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from contextlib import ExitStack
 
 from ..images.chain import Chain
@@ -13,14 +14,14 @@ from ..images.directory import dump_files, is_dump
 from ..images.fault import faults
 from ..kernel.exchange import exchange
 from .listing import parent_link
-from .merged import write_merged
+from .merged import Plan, write_anew
 from .removal import empty, hidden, sync
 
 _SUFFIX = ".squashed"
 
 
-def put_in_place(chain: Chain, onto: int) -> None:
-    """Make the newest dump of CHAIN anew, on top of that at level ONTO or of none; the old one is beside it then.
+def put_in_place(chain: Chain, onto: int, plans: Mapping[str, Plan]) -> None:
+    """Make the newest dump of CHAIN anew by PLANS, on top of that at level ONTO or of none; the old one is beside it then.
 
     Raises ImagesError; then nothing was changed.
     """
@@ -30,7 +31,7 @@ def put_in_place(chain: Chain, onto: int) -> None:
     with faults("write", beside), ExitStack() as undo:
         os.mkdir(beside, 0o700)
         undo.callback(empty, beside)
-        write_merged(chain, onto, beside)
+        write_anew(chain, onto, plans, beside)
         os.chown(beside, there.st_uid, there.st_gid)
         os.chmod(beside, there.st_mode & 0o7777)
         exchange(path, beside)

@@ -56,6 +56,7 @@ MEMORY = (
     _supported("track-mem", FLAG, "track memory changes from this dump on, for the next one", twin=True),
     _supported("prev-images-dir", VALUE, "the previous dump, relative to the images dir", metavar="DIR"),
     _supported("keep-parents", FLAG, "squash: remove none of the previous dumps", twin=True, ours=True),
+    _supported("keep-restorable", FLAG, "dedup: free only zeros and what the parent has too", twin=True, ours=True),
     _supported("auto-dedup", FLAG, "free in the previous dumps what this one replaces", twin=True),
     _supported(
         "tracker",

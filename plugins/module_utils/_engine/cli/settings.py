@@ -50,6 +50,7 @@ class Settings:
     track_mem: bool = False
     auto_dedup: bool = False
     keep_parents: bool = False
+    keep_restorable: bool = False
     keep_last: int = 0
     keep_hourly: int = 0
     keep_daily: int = 0

@@ -183,7 +183,7 @@ def dedup(session: Session) -> int:
     """Free in the parents of the images dir what it replaces."""
     from ..dedup import dedup as dedup_images
 
-    result = dedup_images(session.images_dir)
+    result = dedup_images(session.images_dir, keep_restorable=session.settings.keep_restorable)
     _warn(session, result.warnings)
     for parent in result.punched:
         session.log.logger.info("%s cannot be restored by itself any more", parent)

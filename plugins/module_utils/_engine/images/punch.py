@@ -50,7 +50,7 @@ class Superfluous:
             path = os.path.join(self.dump.path, name)
             with faults("read", path), open(path, "rb") as file:
                 spans = ((start * PAGE_SIZE, end * PAGE_SIZE) for start, end in ranges)
-                allocated += total(intersection(spans, _data(file.fileno())))
+                allocated += total(intersection(spans, data_ranges(file.fileno())))
         return allocated
 
 
@@ -71,7 +71,7 @@ def check_punching(dump: Dump, name: str) -> None:
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         try:
             beyond = -(-os.fstat(fd).st_size // PAGE_SIZE) * PAGE_SIZE
-            _punch(fd, path, beyond, PAGE_SIZE)  # past the end there is nothing to lose
+            punch_hole(fd, path, beyond, PAGE_SIZE)  # past the end there is nothing to lose
         finally:
             os.close(fd)
 
@@ -99,7 +99,7 @@ def punch(superfluous: Superfluous, manifest: Manifest) -> None:
             fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
             try:
                 for start, end in ranges:
-                    _punch(fd, path, start * PAGE_SIZE, (end - start) * PAGE_SIZE)
+                    punch_hole(fd, path, start * PAGE_SIZE, (end - start) * PAGE_SIZE)
             finally:
                 os.close(fd)
 
@@ -136,7 +136,7 @@ def _record(dump: Dump, name: str) -> PagesRecord:
         return records[name] if name in records else PagesRecord(os.stat(path).st_size)
 
 
-def _data(fd: int) -> list[Range]:
+def data_ranges(fd: int) -> list[Range]:
     """Return the ranges of bytes of FD that are no holes."""
     found: list[Range] = []
     end, size = 0, os.fstat(fd).st_size
@@ -152,7 +152,8 @@ def _data(fd: int) -> list[Range]:
     return found
 
 
-def _punch(fd: int, path: str, offset: int, length: int) -> None:
+def punch_hole(fd: int, path: str, offset: int, length: int) -> None:
+    """Free LENGTH bytes from OFFSET of FD, open at PATH; they read as zeros then. Raises ImagesError where that can't be, OSError."""
     try:
         syscall("fallocate", fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, length)
     except OSError as error:
