@@ -9,9 +9,10 @@ some kinds raw bytes.
 
 from __future__ import annotations
 
+import io
 import os
 import struct
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import IO, Any
 from collections.abc import Generator, Iterable, Iterator
@@ -27,6 +28,7 @@ from .payload import NO_PAYLOAD, PAYLOADS, ipc_messages
 
 FILE_MODE = 0o600
 _LENGTH = struct.Struct("<I")
+_SMALL = 1 << 15
 _AN_ENTRY = "the length of an entry"
 
 
@@ -80,14 +82,19 @@ class ImagesDir:
         """Yield the entries of image NAME one by one, as `entries` has them; for images that may be long."""
         kind, path = kind_of(name), self.file(name)
         with faults("read", path), open(path, "rb") as file:
-            yield from _decode(_Source(file, path), kind)
+            yield from _decode(_Source(file, path, os.fstat(file.fileno()).st_size), kind)
 
     def refill(self, name: str, message: Any) -> Generator[None, None, None]:
         """Fill MESSAGE with one entry of image NAME after the other, all but the first: for images of very many, without raw bytes."""
         kind, path = kind_of(name), self.file(name)
         what = f"a {kind.message_at(1)}"
-        with faults("read", path), open(path, "rb") as file:
-            source = _Source(file, path)
+        with faults("read", path), ExitStack() as stack:
+            file: IO[bytes] = stack.enter_context(open(path, "rb"))
+            size = os.fstat(file.fileno()).st_size
+            if size <= _SMALL:  # a walk through a chain of a thousand dumps is not to hold a thousand files open
+                file = io.BytesIO(file.read())
+                stack.close()
+            source = _Source(file, path, size)
             source.magic(kind)
             if source.left():
                 source.take(_LENGTH.unpack(source.take(_LENGTH.size, _AN_ENTRY))[0], f"a {kind.message}")
@@ -196,11 +203,11 @@ def _fill(message: Any, encoded: bytes, path: str, offset: int) -> None:
 class _Source:
     """A file read forwards that knows how much is left, so that no length in it is believed."""
 
-    def __init__(self, file: IO[bytes], path: str) -> None:
+    def __init__(self, file: IO[bytes], path: str, size: int) -> None:
         self._file = file
         self.path = path
         self.offset = 0
-        self._size = os.fstat(file.fileno()).st_size
+        self._size = size
 
     def left(self) -> int:
         return self._size - self.offset
