@@ -33,6 +33,8 @@ class Outcome:
     before: Mapping[str, Any] = field(default_factory=dict)
     """For diff mode, as is `after`."""
     after: Mapping[str, Any] = field(default_factory=dict)
+    failure: str = ""
+    """Why the module is to fail, although it did its work; its result is told all the same."""
 
 
 def run(work: Callable[[AnsibleModule], Outcome], argument_spec: ArgumentSpec, libraries: Sequence[str], **limits: Any) -> None:
@@ -56,6 +58,8 @@ def run(work: Callable[[AnsibleModule], Outcome], argument_spec: ArgumentSpec, l
         module.warn(warning)
     if outcome.before or outcome.after:
         answer["diff"] = {"before": dict(outcome.before), "after": dict(outcome.after)}
+    if outcome.failure:
+        module.fail_json(msg=outcome.failure, changed=outcome.changed, **answer)
     module.exit_json(changed=outcome.changed, **answer)
 
 

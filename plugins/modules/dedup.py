@@ -13,6 +13,7 @@ version_added: 0.1.0
 description:
   - Frees the data in the parents of a dump that the dump itself, or a parent nearer to it, holds again.
   - The dump can be restored as before. The parents that lost data can no longer be restored by themselves. This cannot be undone.
+  - With O(keep_restorable=true), only what no dump of the chain needs is freed, and all of them can be restored as before.
 extends_documentation_fragment:
   - stillframe.checkpoint._attributes
   - stillframe.checkpoint._images
@@ -27,6 +28,13 @@ options:
   images_dir:
     description:
       - The directory of the newest dump of the chain.
+  keep_restorable:
+    description:
+      - Free only pages of zeros, and pages that are the same in the dump before, in this dump and in all those that it builds on.
+      - A dump with such pages is made anew without them where they are at least a sixteenth of it, for which it is copied once.
+    type: bool
+    default: false
+    version_added: 0.2.0
 seealso:
   - module: stillframe.checkpoint.image_info
 author:
@@ -37,6 +45,11 @@ EXAMPLES = r"""
 - name: Keep only the last dump restorable, and free what the others hold twice
   stillframe.checkpoint.dedup:
     images_dir: /var/lib/checkpoints/redis/3
+
+- name: Free what is there for nothing, and keep every dump restorable
+  stillframe.checkpoint.dedup:
+    images_dir: /var/lib/checkpoints/redis/3
+    keep_restorable: true
 """
 
 RETURN = r"""
@@ -83,14 +96,14 @@ def work(module: AnsibleModule) -> Outcome:
     """Free what the chain holds twice."""
     from ansible_collections.stillframe.checkpoint.plugins.module_utils._engine.dedup import dedup
 
-    result = dedup(module.params["images_dir"], check=module.check_mode)
+    result = dedup(module.params["images_dir"], check=module.check_mode, keep_restorable=module.params["keep_restorable"])
     before, after = {"bytes_on_disk": result.bytes_before}, {"bytes_on_disk": result.bytes_after}
     return Outcome(bool(result.pages_punched or result.bytes_freed), result, before, {**after, "punched": list(result.punched)})
 
 
 def main() -> None:
     """Run the module."""
-    run(work, dict(_argspecs.IMAGES), _deps.IMAGES)
+    run(work, {**_argspecs.IMAGES, "keep_restorable": {"type": "bool", "default": False}}, _deps.IMAGES)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,8 @@ from _engine.images.chain import open_chain
 from _engine.images.directory import dump_files
 from _engine.images.image import ImagesDir
 from _engine.images.pagemap import PAGE_SIZE, Pagemap, Run, iterate_runs, pages_path, read_pagemap, write_pagemap
+from _engine.squash import squash
+from _engine.verify import verify
 
 CRIU = os.environ.get("STILLFRAME_CRIU", "")
 VICTIM = """
@@ -136,4 +138,18 @@ def test_criu_restores_a_deduplicated_chain_of_ours(dumped: Tuple[Path, int], tm
     result = dedup(str(top))
     assert result.bytes_freed > 2 << 20 and result.punched
     assert not open_chain(str(first), verify=False).restorable()
+    assert restore_and_ask(top, pid) == "whole"
+
+
+def test_criu_restores_what_was_squashed_of_its_own(dumped: Tuple[Path, int], tmp_path: Path) -> None:
+    first, pid = dumped
+    assert verify(str(first)).sound
+    top = tmp_path / "2"
+    shutil.copytree(first, top)
+    os.symlink("../1", top / "parent")
+    split(first, top, f"pagemap-{pid}")
+    assert verify(str(top)).sound
+    assert squash(str(top)).removed == (str(first),)
+    assert not first.exists() and not os.path.lexists(top / "parent")
+    assert verify(str(top)).sound
     assert restore_and_ask(top, pid) == "whole"

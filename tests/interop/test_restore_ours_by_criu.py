@@ -59,6 +59,22 @@ def test_criu_restores_every_dump_of_a_chain_of_ours(kind: type[Victim], tmp_pat
                     victim.check(record)
 
 
+def test_criu_restores_a_squashed_dump_and_one_on_top_of_it(tmp_path: Path) -> None:
+    with started(Menagerie, tmp_path / "victim") as victim:
+        chain = make_chain(victim, tmp_path)
+        victim.end()
+        run("stillframe", "squash", chain[1][0])
+        assert not chain[0][0].exists()
+        for crit in CRITS[:1]:
+            for path in chain[1][0].glob("pagemap-*.img"):
+                shown = subprocess.run([crit, "show", str(path)], capture_output=True, text=True, check=True)
+                assert "PE_PRESENT" in shown.stdout and "PE_PARENT" not in shown.stdout
+        for program in ("criu", "stillframe"):
+            for images, record in (chain[2], chain[1]):
+                with restored(program, victim, images):
+                    victim.check(record)
+
+
 def test_the_later_dumps_of_a_chain_are_small(tmp_path: Path) -> None:
     with started(Menagerie, tmp_path / "victim") as victim:
         chain = make_chain(victim, tmp_path)

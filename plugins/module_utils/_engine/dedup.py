@@ -5,6 +5,7 @@
 
 These are the pages that a newer dump holds itself, those of tasks that have exited since, and those of memory given back since.
 Afterwards the newest dump restores as before; the parents that lost pages do not, and their manifests say so.
+Or, to keep all of them restorable, only what is there twice for real: zeros, and pages equal to the parent's.
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
+from .chains.doubles import free_zeros, leave_to_parent
+from .chains.lock import changing
+from .chains.replacement import remove_old
 from .images.chain import Chain, Dump, open_chain
 from .images.pagemap import PAGE_SIZE, iterate_runs, pages_id, pages_path
 from .images.punch import Superfluous, allocated_bytes, check_punching, punch, without
@@ -19,12 +23,34 @@ from .images.ranges import Range, difference, union
 from .results import DedupResult
 
 
-def dedup(images_dir: str, check: bool = False) -> DedupResult:
+def dedup(images_dir: str, check: bool = False, wait: bool = False, keep_restorable: bool = False) -> DedupResult:
     """Free what the parents of the dump in IMAGES_DIR hold and it does not need; with CHECK only tell.
 
+    With KEEP_RESTORABLE free what none of them needs, so that each restores as before.
+
     Safe to interrupt and to repeat. Raises ChainError for a chain that is not whole, ImagesError for a filesystem that cannot
-    punch holes; then nothing was changed.
+    punch holes, and while another run works on the chain, unless told to WAIT; then nothing was changed.
     """
+    with changing(images_dir, wait):
+        return _keeping(images_dir, check) if keep_restorable else _dedup(images_dir, check)
+
+
+def _keeping(images_dir: str, check: bool) -> DedupResult:
+    if not check:
+        for dump in open_chain(images_dir, verify=False).dumps:
+            remove_old(os.path.realpath(dump.path))  # an earlier run was killed
+    chain = open_chain(images_dir, verify=False)
+    before = _allocated(chain)
+    pages = 0
+    for level in reversed(range(len(chain.dumps))):
+        pages += leave_to_parent(chain.below(level), check)
+        chain = open_chain(images_dir, verify=False)
+        pages += free_zeros(chain.dumps[level], check)
+    after = before - pages * PAGE_SIZE if check else _allocated(chain)
+    return DedupResult(images_dir, pages, before - after, before, after, ())
+
+
+def _dedup(images_dir: str, check: bool) -> DedupResult:
     chain = open_chain(images_dir, verify=False)
     chain.verify_images()  # a wrong bit in a pagemap would free what is needed
     plan = [superfluous for superfluous in _superfluous(chain) if superfluous.new() or superfluous.bytes_allocated()]
@@ -50,9 +76,10 @@ def check_release(chain: Chain) -> None:
 
 def release(chain: Chain) -> int:
     """Free all pages of CHAIN, which a tree was restored from, and return the bytes freed. Raises ChainError, ImagesError."""
-    before = _allocated(chain)
-    _punch_all(_everything(chain))
-    return before - _allocated(chain)
+    with changing(chain.top.path, wait=True):
+        before = _allocated(chain)
+        _punch_all(_everything(chain))
+        return before - _allocated(chain)
 
 
 def _everything(chain: Chain) -> list[Superfluous]:

@@ -22,7 +22,7 @@ from .images.pagemap import PAGE_SIZE
 from .images.schema import message
 from .kernel import procfs
 from .options import DumpOptions, no_hook
-from .parent import open_parent
+from .parent import open_parent, reading_parent
 from .resources import core, preflight, pstree, sharing, zombies
 from .resources.files.dump import FilesDump
 from .resources.fs import dump_fs
@@ -72,8 +72,9 @@ def dump(options: DumpOptions, log: logging.Logger) -> DumpResult:
     directory = DumpDirectory(options.images_dir, options.force)
     directory.check()
     pids = check_target(options.tree)
-    parent = open_parent(options)
     with ExitStack() as stack:
+        stack.enter_context(reading_parent(options))
+        parent = open_parent(options)
         trackers = stack.enter_context(Trackers(options, parent, log))
         refuse(options, pids, trackers)
         options.hook("pre-dump", {"CRTOOLS_INIT_PID": str(options.tree)})
@@ -104,7 +105,7 @@ def dump(options: DumpOptions, log: logging.Logger) -> DumpResult:
             manifest = write(work, tasks, ended, hierarchy, fs_ids)
             end(work, tree, manifest)
             clock.mark("thawed")
-    freed = dedup(options.images_dir).bytes_freed if options.auto_dedup and parent is not None else 0
+    freed = dedup(options.images_dir, wait=True).bytes_freed if options.auto_dedup and parent is not None else 0
     untouched.remember(open_chain(options.images_dir, verify=False))
     result = report(work, manifest, tuple(task.pid for task in tasks), freed)
     write_dump_stats(options.work_dir or options.images_dir, result)

@@ -17,7 +17,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Sequence
+from typing import Optional, Sequence
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,13 @@ class FreezeError(EngineError):
 
 class ImagesError(EngineError):
     """The images directory, or an image in it, is not usable."""
+
+    def __init__(self, message: str, path: str = "", offset: Optional[int] = None) -> None:
+        self.path = path
+        """The file at fault, empty where that is not one file."""
+        self.offset = offset
+        """Where in it, in bytes; None where that is not known."""
+        super().__init__(message)
 
 
 class ChainError(ImagesError):

@@ -5,9 +5,12 @@
 
 from __future__ import annotations
 
-from typing import Optional, Sequence
+import os
+from contextlib import contextmanager
+from typing import Iterator, Optional, Sequence
 
 from . import untouched
+from .chains.lock import reading
 from .errors import ChainError
 from .images.chain import Chain, open_chain
 from .images.directory import parent_path
@@ -15,6 +18,16 @@ from .images.image import ImagesDir
 from .options import DumpOptions
 from .resources.inventory import tree_identity
 from .tracking import state
+
+
+@contextmanager
+def reading_parent(options: DumpOptions) -> Iterator[None]:
+    """Keep all from changing the chain below the dump to be; wait until who does has ended. Raises ImagesError."""
+    if options.prev_images_dir is None:
+        yield
+        return
+    with reading(os.path.join(options.images_dir, options.prev_images_dir)):
+        yield
 
 
 def open_parent(options: DumpOptions) -> Optional[Chain]:

@@ -25,7 +25,7 @@ from .images.directory import DumpDirectory
 from .images.manifest import PRE_DUMP
 from .kernel.fdinfo import descriptors, fdinfo
 from .options import DumpOptions
-from .parent import open_parent
+from .parent import open_parent, reading_parent
 from .resources.files.dump import FilesDump
 from .resources.inventory import inventory
 from .resources.memory.dump import MemoryDump
@@ -49,8 +49,9 @@ def pre_dump(options: DumpOptions, log: logging.Logger) -> DumpResult:
     directory = DumpDirectory(options.images_dir, options.force)
     directory.check()
     pids = check_target(options.tree)
-    parent = open_parent(options)
     with ExitStack() as stack:
+        stack.enter_context(reading_parent(options))
+        parent = open_parent(options)
         trackers = stack.enter_context(Trackers(options, parent, log))
         refuse(options, pids, trackers)
         stack.enter_context(directory)
@@ -67,9 +68,9 @@ def pre_dump(options: DumpOptions, log: logging.Logger) -> DumpResult:
         manifest = describe(work, PRE_DUMP, ())
         manifest = directory.commit(inventory(manifest.id, track_mem=True, pre_dump=True), manifest, pages)
         trackers.remember(manifest.id)
-        freed = dedup(options.images_dir).bytes_freed if options.auto_dedup and parent is not None else 0
-        untouched.remember(open_chain(options.images_dir, verify=False))
-        result = report(work, manifest, tuple(pids), freed)
+    freed = dedup(options.images_dir, wait=True).bytes_freed if options.auto_dedup and parent is not None else 0
+    untouched.remember(open_chain(options.images_dir, verify=False))
+    result = report(work, manifest, tuple(pids), freed)
     log.info("Wrote memory of processes %s ahead", ", ".join(map(str, pids)))
     write_dump_stats(options.work_dir or options.images_dir, result)
     return result

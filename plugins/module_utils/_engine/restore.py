@@ -14,6 +14,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any, Dict, Iterator, List, Tuple
 
+from .chains.lock import reading
+from .chains.soundness import check_tasks
 from .clock import Clock
 from .dedup import check_release, release
 from .errors import ChainError, ImagesError, Obstacle, RestoreError, UsageError
@@ -96,8 +98,9 @@ def restore(options: RestoreOptions, log: logging.Logger) -> RestoreResult:
     Raises EngineError; then nothing of the tree is left, and nothing on the machine was changed.
     """
     clock = Clock()
-    source = read(options)
     with ExitStack() as stack:
+        stack.enter_context(reading(options.images_dir))
+        source = read(options)
         mounts = stack.enter_context(MountsRestore(source.chain.top.images, [task.pid for task in source.tasks]))
         files = stack.enter_context(FilesRestore(mounts.images, options, mounts))
         cgroups = stack.enter_context(CgroupsRestore(source.chain.top.images, options.manage_cgroups))
@@ -187,6 +190,7 @@ def read(options: RestoreOptions) -> Source:
         raise UsageError("auto_dedup and track_mem exclude each other: no dump can build on images that are freed; leave one out")
     chain = open_chain(options.images_dir, verify=False)
     chain.verify_images()
+    check_tasks(chain.top)
     if chain.obstacle():
         raise ChainError(chain.obstacle())
     images = chain.top.images

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Tuple
+from typing import Optional, Tuple
 
 from .errors import Obstacle
 
@@ -104,4 +104,93 @@ class DedupResult:
     bytes_after: int
     punched: Tuple[str, ...]
     """The parents that lost pages: they cannot be restored by themselves any more."""
+    warnings: Tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that is wrong with a dump."""
+
+    path: str
+    """The file, or where it is not one file, the directory."""
+    offset: Optional[int]
+    """Where in the file, in bytes; None where that is not known."""
+    why: str
+
+
+@dataclass(frozen=True)
+class VerifiedDump:
+    """One dump that was verified."""
+
+    path: str
+    id: str
+    """Empty for a dump made by CRIU, and for one that could not be read."""
+    sound: bool
+    checksums: bool
+    """Whether it has any: a dump made by CRIU has none, so that only its form could be checked."""
+
+
+@dataclass(frozen=True)
+class VerifyResult:
+    """What `verify` found."""
+
+    images_dir: str
+    sound: bool
+    faults: Tuple[Fault, ...]
+    dumps: Tuple[VerifiedDump, ...]
+    """Newest first."""
+    bytes_read: int
+    """Of pages files."""
+    wall_time: int
+    """Microseconds."""
+
+
+@dataclass(frozen=True)
+class SquashResult:
+    """What `squash` did, or would do."""
+
+    images_dir: str
+    squashed: bool
+    """Whether it had a parent."""
+    pages_merged: int
+    """Pages that the dump now holds itself and counted on its parents for before."""
+    removed: Tuple[str, ...]
+    """Directories of the parents that were removed, newest first."""
+    bytes_freed: int
+    """Blocks given back to the filesystem, less those taken; below zero where more were taken. In check mode an estimate."""
+    bytes_before: int
+    """Of the dump and the parents that are removed, as allocated on disk."""
+    bytes_after: int
+    warnings: Tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class KeptDump:
+    """One dump that `prune` keeps."""
+
+    path: str
+    created: str
+    """UTC, ISO 8601."""
+    reasons: Tuple[str, ...]
+    """last, hourly, daily, weekly, within, newest, pinned."""
+    onto: Optional[str]
+    """The directory of its parent afterwards, None for a full dump."""
+    squashed: bool
+    """Whether it was, or would be, made anew because its parent goes."""
+
+
+@dataclass(frozen=True)
+class PruneResult:
+    """What `prune` did, or would do."""
+
+    images_dir: str
+    kept: Tuple[KeptDump, ...]
+    """Parents before those that are on top of them."""
+    removed: Tuple[str, ...]
+    """Directories, each before that of its parent."""
+    bytes_freed: int
+    """Blocks given back to the filesystem, less those taken by dumps made anew; in check mode an estimate."""
+    bytes_before: int
+    """Of all the dumps, as allocated on disk."""
+    bytes_after: int
     warnings: Tuple[str, ...] = ()

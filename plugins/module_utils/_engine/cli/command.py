@@ -12,6 +12,9 @@ SUPPORTED_VERBS: Mapping[str, str] = {
     "pre-dump": "write only its memory, while it runs",
     "restore": "make the process tree anew from its images",
     "dedup": "free in the parent dumps what the newest one replaces",
+    "squash": "make a dump hold all its pages itself, and remove its parents",
+    "prune": "remove the dumps that no --keep rule keeps, of all those in the images dir",
+    "verify": "read dumps and their parents whole, and tell all that is wrong with them",
     "check": "tell whether this machine has what the commands need",
 }
 

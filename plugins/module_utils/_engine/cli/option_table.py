@@ -55,6 +55,8 @@ GENERIC = (
 MEMORY = (
     _supported("track-mem", FLAG, "track memory changes from this dump on, for the next one", twin=True),
     _supported("prev-images-dir", VALUE, "the previous dump, relative to the images dir", metavar="DIR"),
+    _supported("keep-parents", FLAG, "squash: remove none of the previous dumps", twin=True, ours=True),
+    _supported("keep-restorable", FLAG, "dedup: free only zeros and what the parent has too", twin=True, ours=True),
     _supported("auto-dedup", FLAG, "free in the previous dumps what this one replaces", twin=True),
     _supported(
         "tracker",
@@ -180,10 +182,20 @@ REFUSED_OPTIONS = (
     _refused("ms", FLAG, "CRIU took it away as well; name the features to be checked with --feature"),
 )
 
+RETENTION = (
+    _supported("keep-last", VALUE, "keep the newest dumps", metavar="NUM", ours=True),
+    _supported("keep-hourly", VALUE, "keep the last dump of each hour, for so many hours that have any", metavar="NUM", ours=True),
+    _supported("keep-daily", VALUE, "keep the last dump of each day, likewise", metavar="NUM", ours=True),
+    _supported("keep-weekly", VALUE, "keep the last dump of each week, likewise", metavar="NUM", ours=True),
+    _supported("keep-within", VALUE, "keep all dumps that are not older, such as 36h, 7d or 1d12h", metavar="TIME", ours=True),
+    _supported("dry-run", FLAG, "only tell what would be removed", twin=True, ours=True),
+)
+
 GROUPS: Table = {
     "Generic": GENERIC,
     "Memory": MEMORY,
     "Kinds of state": STATE,
+    "prune": RETENTION,
     "check": CHECK,
     "Logging and others": LOGGING,
     "Accepted without effect": HARMLESS_OPTIONS,

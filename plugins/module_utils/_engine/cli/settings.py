@@ -49,6 +49,14 @@ class Settings:
     force: bool = False
     track_mem: bool = False
     auto_dedup: bool = False
+    keep_parents: bool = False
+    keep_restorable: bool = False
+    keep_last: int = 0
+    keep_hourly: int = 0
+    keep_daily: int = 0
+    keep_weekly: int = 0
+    keep_within: str = ""
+    dry_run: bool = False
     tracker: str = "auto"
     freeze: str = "auto"
     shell_job: bool = False
@@ -197,6 +205,10 @@ def _ignore(given: Given, values: dict[str, Any]) -> None:
 _CONVERT: Mapping[str, Callable[[Option, str], object]] = {
     "tree": _pid,
     "status-fd": _whole,
+    "keep-last": _whole,
+    "keep-hourly": _whole,
+    "keep-daily": _whole,
+    "keep-weekly": _whole,
     "timeout": _seconds,
     "ghost-limit": _size,
 }

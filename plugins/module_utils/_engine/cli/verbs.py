@@ -183,12 +183,56 @@ def dedup(session: Session) -> int:
     """Free in the parents of the images dir what it replaces."""
     from ..dedup import dedup as dedup_images
 
-    result = dedup_images(session.images_dir)
+    result = dedup_images(session.images_dir, keep_restorable=session.settings.keep_restorable)
     _warn(session, result.warnings)
     for parent in result.punched:
         session.log.logger.info("%s cannot be restored by itself any more", parent)
     session.log.logger.info("Deduplicated: %d pages, %d bytes freed", result.pages_punched, result.bytes_freed)
     return 0
+
+
+def squash(session: Session) -> int:
+    """Let the dump in the images dir hold all its pages itself."""
+    from ..squash import squash as squash_images
+
+    result = squash_images(session.images_dir, session.settings.keep_parents)
+    _warn(session, result.warnings)
+    for parent in result.removed:
+        session.log.logger.info("%s was removed", parent)
+    session.log.logger.info("Squashed: %d pages merged, %d bytes freed", result.pages_merged, result.bytes_freed)
+    return 0
+
+
+def prune(session: Session) -> int:
+    """Remove the dumps in the images dir that no rule keeps."""
+    from ..chains.retention import Rule
+    from ..prune import prune as prune_images
+
+    settings = session.settings
+    rule = Rule(settings.keep_last, settings.keep_hourly, settings.keep_daily, settings.keep_weekly, settings.keep_within)
+    result = prune_images(session.images_dir, rule, check=settings.dry_run)
+    _warn(session, result.warnings)
+    for kept in result.kept:
+        anew = f", made anew on top of {kept.onto or 'none'}" if kept.squashed else ""
+        _say(f"keep {kept.path} ({', '.join(kept.reasons) or 'needed'}{anew})")
+    for path in result.removed:
+        _say(f"remove {path}")
+    _say(f"{result.bytes_freed} bytes {'would be ' if settings.dry_run else ''}freed")
+    return 0
+
+
+def verify(session: Session) -> int:
+    """Tell all that is wrong with the dump in the images dir and with its parents."""
+    from ..verify import verify as verify_images
+
+    result = verify_images(session.images_dir)
+    for fault in result.faults:
+        session.log.fail("verify", fault.why)
+    for dump in result.dumps:
+        if not dump.checksums and dump.sound:
+            _warn(session, [f"{dump.path} has no checksums: its form is right, its pages could not be checked"])
+    _say(f"{len(result.dumps)} dumps, {result.bytes_read} bytes of pages, {len(result.faults)} faults")
+    return 0 if result.sound else 1
 
 
 def check(session: Session) -> int:
@@ -240,5 +284,8 @@ VERBS: Mapping[str, Callable[[Session], int]] = {
     "pre-dump": pre_dump,
     "restore": restore,
     "dedup": dedup,
+    "squash": squash,
+    "prune": prune,
+    "verify": verify,
     "check": check,
 }

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Container, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..errors import ChainError, ImagesError
 from .checksum import stretches_of
@@ -57,11 +57,8 @@ class Dump:
         return [name for name in self.images.names() if name.startswith("pagemap-")]
 
 
-@dataclass(frozen=True)
-class Extent:
+class Extent(NamedTuple):
     """Adjacent pages that lie side by side in one pages file."""
-
-    __slots__ = ("start", "pages", "path", "offset")
 
     start: int
     """Address of the first page, as in the pagemap."""
@@ -196,30 +193,38 @@ def open_chain(path: str, verify: bool = True) -> Chain:
     while here is not None:
         real = os.path.realpath(here)
         if real in seen:
-            raise ChainError(f"{dumps[-1].path}/{PARENT} leads back to {here}; let it lead to the dump that it was made on top of")
+            raise leads_back(dumps[-1], here)
         seen.add(real)
-        dump = _open_dump(here, dumps[-1] if dumps else None)
+        dump = open_dump(here, dumps[-1] if dumps else None)
         dumps.append(dump)
-        here = _parent_of(dump)
+        here = parent_of(dump)
     chain = Chain(tuple(dumps))
     if verify:
         chain.verify()
     return chain
 
 
+def leads_back(dump: Dump, to: str) -> ChainError:
+    """Return what is said when the parent of DUMP is TO, which builds on DUMP."""
+    link = os.path.join(dump.path, PARENT)
+    return ChainError(f"{link} leads back to {to}; let it lead to the dump that it was made on top of", link)
+
+
 def as_chain_error(error: ImagesError) -> ChainError:
     """Return ERROR as a ChainError: what is wrong with one image is wrong with the chain that needs it."""
-    return error if isinstance(error, ChainError) else ChainError(str(error))
+    return error if isinstance(error, ChainError) else ChainError(str(error), error.path, error.offset)
 
 
-def _open_dump(path: str, child: Dump | None) -> Dump:
+def open_dump(path: str, child: Dump | None = None) -> Dump:
+    """Return the dump in directory PATH, the parent of CHILD where there is one. Raises ChainError where `open_chain` does."""
     if not os.path.isdir(path):
         if child is None:
             raise ChainError(f"{path} is not a directory; give the directory of a dump")
-        raise ChainError(f"{path}, the parent of {child.path}, is missing; put it back there, or use a full dump")
+        text = f"{path}, the parent of {child.path}, is missing; put it back there, or use a full dump"
+        raise ChainError(text, os.path.join(child.path, PARENT))
     if not is_dump(path):
         role = "" if child is None else f", the parent of {child.path},"
-        raise ChainError(f"{path}{role} holds no finished dump (no {INVENTORY}); use one that was finished")
+        raise ChainError(f"{path}{role} holds no finished dump (no {INVENTORY}); use one that was finished", os.path.join(path, INVENTORY))
     manifest = read_manifest(path)
     verify_image(path, manifest, "inventory")
     try:
@@ -235,11 +240,12 @@ def _open_dump(path: str, child: Dump | None) -> Dump:
     return dump
 
 
-def _parent_of(dump: Dump) -> str | None:
+def parent_of(dump: Dump) -> str | None:
+    """Return the directory of the parent of DUMP, None for a full dump. Raises ChainError when the link to it is gone."""
     link = os.path.join(dump.path, PARENT)
     if not os.path.lexists(link):
         if dump.parent_id:
-            raise ChainError(f"{link} is missing, though the dump was made on top of dump {dump.parent_id}; link it to that one")
+            raise ChainError(f"{link} is missing, though the dump was made on top of dump {dump.parent_id}; link it to that one", link)
         return None
     return os.path.realpath(link)
 

@@ -63,17 +63,27 @@ class Checksummer:
 
         Raises OSError, and EOFError when the file ends before SIZE.
         """
+        return self.stretch_twice(fd, size, index, blank, None)[0]
+
+    def stretch_twice(
+        self, fd: int, size: int, index: int, blank: Iterable[tuple[int, int]], then: Iterable[tuple[int, int]] | None
+    ) -> tuple[str, str]:
+        """Return what `stretch` does, and what it does once the ranges THEN are zeros too, but read only once.
+
+        Without THEN both are the same.
+        """
         start = index * STRETCH
         length = min(STRETCH, size - start)
         if is_hole(fd, start, start + length):
-            return _of_zeros(self.algorithm, length)
+            return _of_zeros(self.algorithm, length), _of_zeros(self.algorithm, length)
         view = self._buffer[:length]
         _read(fd, view, start)
-        for begin, end in blank:
-            low, high = max(begin - start, 0), min(end - start, length)
-            if low < high:
-                view[low:high] = bytes(high - low)
-        return _checksum(self.algorithm, view)
+        _blank(view, start, blank)
+        first = _checksum(self.algorithm, view)
+        if then is None:
+            return first, first
+        _blank(view, start, then)
+        return first, _checksum(self.algorithm, view)
 
     def whole(self, fd: int, size: int) -> str:
         """Return one checksum for file FD of SIZE bytes: that of its only stretch, or of the checksums of all its stretches."""
@@ -102,6 +112,14 @@ def _read(fd: int, view: memoryview, offset: int) -> None:
         if not count:
             raise EOFError(offset + done)
         done += count
+
+
+def _blank(view: memoryview, offset: int, ranges: Iterable[tuple[int, int]]) -> None:
+    """Put zeros into VIEW, which is of a file from OFFSET on, where RANGES of the file are."""
+    for begin, end in ranges:
+        low, high = max(begin - offset, 0), min(end - offset, len(view))
+        if low < high:
+            view[low:high] = bytes(high - low)
 
 
 def _checksum(algorithm: str, data: memoryview) -> str:

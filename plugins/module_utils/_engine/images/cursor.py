@@ -12,6 +12,7 @@ from collections.abc import Generator, Iterator, Sequence
 from ..errors import ChainError
 from .fault import fault
 from .image import ImagesDir
+from .magic import SUFFIX
 from .manifest import Manifest, PagesRecord
 from .pagemap import PAGE_SIZE, Run, iterate_runs, pages_id, pages_path
 
@@ -53,7 +54,8 @@ class Cursor:
         if self._here is None or self._here[0].start > address:
             raise ChainError(
                 f"{self.images_dir} lacks the page at {address:x} of {self.name} that the dump made on top of it counts on; "
-                "use another copy of the chain"
+                "use another copy of the chain",
+                os.path.join(self.images_dir, self.name + SUFFIX),
             )
         return self._here
 
@@ -68,13 +70,16 @@ class Cursor:
         if position and self._gone[position - 1][1] > index:
             raise ChainError(
                 f"{self.pages_path} no longer holds the page at {address:x} of {self.name}, or one after it: dedup freed it, "
-                "since a newer dump holds it; restore that newer dump"
+                "since a newer dump holds it; restore that newer dump",
+                self.pages_path,
+                index * PAGE_SIZE,
             )
 
     def _open(self) -> None:
         images = ImagesDir(self.images_dir)
         if not images.has(self.name):
-            raise ChainError(f"{images.file(self.name)} is missing, though it is needed; use another copy of the chain")
+            path = images.file(self.name)
+            raise ChainError(f"{path} is missing, though it is needed; use another copy of the chain", path)
         self.pages_path = pages_path(self.images_dir, pages_id(images, self.name))
         try:
             self._size = os.stat(self.pages_path).st_size
@@ -93,7 +98,9 @@ class Cursor:
         if needed > self._size:
             raise ChainError(
                 f"{self.pages_path} is truncated at offset {self._size}: the pages up to {run.end:x} of {self.name} take {needed} bytes; "
-                "use another copy of the dump"
+                "use another copy of the dump",
+                self.pages_path,
+                self._size,
             )
 
 

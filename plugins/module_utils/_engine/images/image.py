@@ -9,9 +9,10 @@ some kinds raw bytes.
 
 from __future__ import annotations
 
+import io
 import os
 import struct
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import IO, Any
 from collections.abc import Generator, Iterable, Iterator
@@ -27,6 +28,8 @@ from .payload import NO_PAYLOAD, PAYLOADS, ipc_messages
 
 FILE_MODE = 0o600
 _LENGTH = struct.Struct("<I")
+_SMALL = 1 << 15
+_AN_ENTRY = "the length of an entry"
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,28 @@ class ImagesDir:
         """Yield the entries of image NAME one by one, as `entries` has them; for images that may be long."""
         kind, path = kind_of(name), self.file(name)
         with faults("read", path), open(path, "rb") as file:
-            yield from _decode(_Source(file, path), kind)
+            yield from _decode(_Source(file, path, os.fstat(file.fileno()).st_size), kind)
+
+    def refill(self, name: str, message: Any) -> Generator[None, None, None]:
+        """Fill MESSAGE with one entry of image NAME after the other, all but the first: for images of very many, without raw bytes."""
+        kind, path = kind_of(name), self.file(name)
+        what = f"a {kind.message_at(1)}"
+        with faults("read", path), ExitStack() as stack:
+            file: IO[bytes] = stack.enter_context(open(path, "rb"))
+            size = os.fstat(file.fileno()).st_size
+            if size <= _SMALL:  # a walk through a chain of a thousand dumps is not to hold a thousand files open
+                file = io.BytesIO(file.read())
+                stack.close()
+            source = _Source(file, path, size)
+            source.magic(kind)
+            if source.left():
+                source.take(_LENGTH.unpack(source.take(_LENGTH.size, _AN_ENTRY))[0], f"a {kind.message}")
+            while source.left():
+                offset = source.offset
+                encoded = source.take(_LENGTH.unpack(source.take(_LENGTH.size, _AN_ENTRY))[0], what)
+                message.Clear()
+                _fill(message, encoded, path, offset)
+                yield
 
     def has(self, name: str) -> bool:
         """Return whether there is an image NAME."""
@@ -143,7 +167,7 @@ def _decode(source: _Source, kind: Kind) -> Iterator[Entry]:
     expected = _MessageNames(kind)
     while source.left():
         name, offset = expected.next(), source.offset
-        (length,) = _LENGTH.unpack(source.take(_LENGTH.size, "the length of an entry"))
+        (length,) = _LENGTH.unpack(source.take(_LENGTH.size, _AN_ENTRY))
         message = _parse(name, source.take(length, f"a {name}"), source.path, offset)
         payload = _payload(source, name, message) if name in PAYLOADS else b""
         expected.passed(message)
@@ -160,37 +184,44 @@ def _payload(source: _Source, name: str, message: Any) -> bytes:
 
 def _parse(name: str, encoded: bytes, path: str, offset: int) -> Any:
     message = schema.message(name)()
+    _fill(message, encoded, path, offset)
+    return message
+
+
+def _fill(message: Any, encoded: bytes, path: str, offset: int) -> None:
     try:
         message.MergeFromString(encoded)
     except (DecodeError, UnicodeDecodeError) as error:
-        raise ImagesError(f"{path} is damaged at offset {offset}: its {name} cannot be decoded; use another copy of the dump") from error
+        name = message.DESCRIPTOR.name
+        text = f"{path} is damaged at offset {offset}: its {name} cannot be decoded; use another copy of the dump"
+        raise ImagesError(text, path, offset) from error
     if not message.IsInitialized():
-        missing = ", ".join(message.FindInitializationErrors())
-        raise ImagesError(f"{path} is damaged at offset {offset}: its {name} lacks {missing}; use another copy of the dump")
-    return message
+        name, missing = message.DESCRIPTOR.name, ", ".join(message.FindInitializationErrors())
+        raise ImagesError(f"{path} is damaged at offset {offset}: its {name} lacks {missing}; use another copy of the dump", path, offset)
 
 
 class _Source:
     """A file read forwards that knows how much is left, so that no length in it is believed."""
 
-    def __init__(self, file: IO[bytes], path: str) -> None:
+    def __init__(self, file: IO[bytes], path: str, size: int) -> None:
         self._file = file
         self.path = path
         self.offset = 0
-        self._size = os.fstat(file.fileno()).st_size
+        self._size = size
 
     def left(self) -> int:
         return self._size - self.offset
 
     def take(self, count: int, what: str) -> bytes:
-        if count > self.left():
+        if count > self._size - self.offset:
             raise ImagesError(
                 f"{self.path} is truncated at offset {self.offset}: {what} takes {count} bytes and {self.left()} are left; "
-                "use another copy of the dump"
+                "use another copy of the dump",
+                self.path,
+                self.offset,
             )
-        data = self._file.read(count)
-        self.offset += len(data)
-        return data
+        self.offset += count
+        return self._file.read(count)
 
     def magic(self, kind: Kind) -> None:
         """Pass over the magic of KIND; an image of format v1.0 has not the common one."""
@@ -200,4 +231,5 @@ class _Source:
             self._file.seek(len(bare))
             self.offset = len(bare)
         elif found != head:
-            raise ImagesError(f"{self.path} does not begin as a {kind.name} image (offset 0: {found.hex()}); use another copy of the dump")
+            text = f"{self.path} does not begin as a {kind.name} image (offset 0: {found.hex()}); use another copy of the dump"
+            raise ImagesError(text, self.path, 0)

@@ -12,7 +12,7 @@ import json
 import os
 import zlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from ..errors import ChainError
@@ -110,11 +110,11 @@ class Manifest:
 def write_manifest(images_dir: str, manifest: Manifest) -> None:
     """Put MANIFEST into IMAGES_DIR in one step: whoever reads finds the old one or the new. Raises ImagesError."""
     path = manifest_path(images_dir)
-    body = {"format": FORMAT, **asdict(manifest)}
+    body = {"format": FORMAT, **vars(manifest)}
     body["checksum"] = _checksum(body)
     with faults("write", path):
         with create(path + PARTIAL) as file:
-            file.write(json.dumps(body, sort_keys=True, separators=(",", ":")).encode() + b"\n")
+            file.write(_canonical(body) + b"\n")
             file.flush()
             os.fsync(file.fileno())
         os.rename(path + PARTIAL, path)
@@ -135,12 +135,13 @@ def read_manifest(images_dir: str) -> Manifest | None:
         newer = isinstance(body["format"], int) and body["format"] > FORMAT
         damaged = body.pop("checksum", "") != _checksum(body)
         manifest = None if newer or damaged else _manifest(body)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise _damaged(path) from error
     if newer:
         raise ChainError(
             f"{path} was written by a newer Stillframe (format {body['format']}, known here: {FORMAT}); "
-            "use a Stillframe at least as new as the one that made the dump"
+            "use a Stillframe at least as new as the one that made the dump",
+            path,
         )
     if manifest is None:
         raise _damaged(path)
@@ -153,12 +154,16 @@ def manifest_path(images_dir: str) -> str:
 
 
 def _damaged(path: str) -> ChainError:
-    return ChainError(f"{path} is damaged: its content does not match its own checksum; use another copy of the dump")
+    return ChainError(f"{path} is damaged: its content does not match its own checksum; use another copy of the dump", path)
 
 
 def _checksum(body: Mapping[str, Any]) -> str:
     """Return the CRC-32 of BODY as canonical JSON: the one checksum that every Python of every version can tell."""
-    return f"{zlib.crc32(json.dumps(body, sort_keys=True, separators=(',', ':')).encode()):08x}"
+    return f"{zlib.crc32(_canonical(body)):08x}"
+
+
+def _canonical(body: Mapping[str, Any]) -> bytes:
+    return json.dumps(body, sort_keys=True, separators=(",", ":"), default=vars).encode()
 
 
 def _manifest(body: Mapping[str, Any]) -> Manifest:

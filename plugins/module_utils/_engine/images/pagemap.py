@@ -14,7 +14,7 @@ import os
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..errors import ImagesError
 from . import schema
@@ -32,11 +32,8 @@ MAX_RUN = 0xFFFFFFFF
 """Pages: the most that compat_nr_pages, the only count that CRIU before 4.2 knows, can tell."""
 
 
-@dataclass(frozen=True)
-class Run:
+class Run(NamedTuple):
     """Adjacent pages that lie in the same place: in this dump, or in its parent."""
-
-    __slots__ = ("start", "pages", "in_parent")
 
     start: int
     """Address of the first page; for a shared-memory pagemap, its offset in the object."""
@@ -84,11 +81,10 @@ def pages_id(images: ImagesDir, name: str) -> int:
 
 def iterate_runs(images: ImagesDir, name: str) -> Generator[Run, None, None]:
     """Yield the runs of the pagemap in image NAME in ascending order. Raises ImagesError as `read_pagemap` does."""
-    entries = images.iterate(name)
-    next(entries, None)
+    entry = schema.message("pagemap_entry")()
     end, path = 0, images.file(name)
-    for entry in entries:
-        run = _run(entry.message, path)
+    for _filled in images.refill(name, entry):
+        run = _run(entry, path)
         if run.start < end:
             raise ImagesError(f"{path} is damaged: its pages at {run.start:x} come after those up to {end:x}; use another copy of the dump")
         end = run.end

@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from ..errors import ImagesError
@@ -21,10 +22,11 @@ from .fault import fault, faults
 from .manifest import CRIU, Manifest, PagesRecord, write_manifest
 from .pagemap import PAGE_SIZE
 from .ranges import Range, difference, intersection, total, union
-from .verification import blank_bytes, checksummer_for, verify_stretch
+from .verification import checksummer_for, verify_and_blank
 
 FALLOC_FL_KEEP_SIZE = 0x01
 FALLOC_FL_PUNCH_HOLE = 0x02
+_READERS = 4
 BLOCK = 512
 """Bytes that st_blocks counts in, whatever the filesystem's own blocks are (stat(2))."""
 
@@ -48,7 +50,7 @@ class Superfluous:
             path = os.path.join(self.dump.path, name)
             with faults("read", path), open(path, "rb") as file:
                 spans = ((start * PAGE_SIZE, end * PAGE_SIZE) for start, end in ranges)
-                allocated += total(intersection(spans, _data(file.fileno())))
+                allocated += total(intersection(spans, data_ranges(file.fileno())))
         return allocated
 
 
@@ -69,7 +71,7 @@ def check_punching(dump: Dump, name: str) -> None:
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         try:
             beyond = -(-os.fstat(fd).st_size // PAGE_SIZE) * PAGE_SIZE
-            _punch(fd, path, beyond, PAGE_SIZE)  # past the end there is nothing to lose
+            punch_hole(fd, path, beyond, PAGE_SIZE)  # past the end there is nothing to lose
         finally:
             os.close(fd)
 
@@ -97,7 +99,7 @@ def punch(superfluous: Superfluous, manifest: Manifest) -> None:
             fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
             try:
                 for start, end in ranges:
-                    _punch(fd, path, start * PAGE_SIZE, (end - start) * PAGE_SIZE)
+                    punch_hole(fd, path, start * PAGE_SIZE, (end - start) * PAGE_SIZE)
             finally:
                 os.close(fd)
 
@@ -107,12 +109,20 @@ def _without(path: str, manifest: Manifest, record: PagesRecord, ranges: Sequenc
     fresh = tuple(difference(ranges, record.gone))
     checksums = list(record.stretches)
     if checksums and fresh:
-        checksummer = checksummer_for(manifest, path)
-        with faults("read", path), open(path, "rb") as file:
-            for index in _touched(fresh):
-                verify_stretch(path, file.fileno(), checksummer, record, index)
-                checksums[index] = checksummer.stretch(file.fileno(), record.size, index, blank_bytes(gone, index))
+        readers = min(os.cpu_count() or 1, _READERS)
+        shares = [_touched(fresh)[number::readers] for number in range(readers)]
+        with faults("read", path), ThreadPoolExecutor(readers) as pool:
+            for found in pool.map(lambda share: _retaken(path, manifest, record, gone, share), shares):
+                for index, checksum in found.items():
+                    checksums[index] = checksum
     return PagesRecord(record.size, tuple(checksums), gone)
+
+
+def _retaken(path: str, manifest: Manifest, record: PagesRecord, gone: Sequence[Range], stretches: Sequence[int]) -> dict[int, str]:
+    """Return the checksums of STRETCHES of pages file PATH without the pages GONE, checked before. Raises ChainError, OSError."""
+    checksummer = checksummer_for(manifest, path)
+    with open(path, "rb", buffering=0) as file:
+        return {index: verify_and_blank(path, file.fileno(), checksummer, record, index, gone) for index in stretches}
 
 
 def _touched(ranges: Sequence[Range]) -> list[int]:
@@ -126,7 +136,7 @@ def _record(dump: Dump, name: str) -> PagesRecord:
         return records[name] if name in records else PagesRecord(os.stat(path).st_size)
 
 
-def _data(fd: int) -> list[Range]:
+def data_ranges(fd: int) -> list[Range]:
     """Return the ranges of bytes of FD that are no holes."""
     found: list[Range] = []
     end, size = 0, os.fstat(fd).st_size
@@ -142,7 +152,8 @@ def _data(fd: int) -> list[Range]:
     return found
 
 
-def _punch(fd: int, path: str, offset: int, length: int) -> None:
+def punch_hole(fd: int, path: str, offset: int, length: int) -> None:
+    """Free LENGTH bytes from OFFSET of FD, open at PATH; they read as zeros then. Raises ImagesError where that can't be, OSError."""
     try:
         syscall("fallocate", fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, length)
     except OSError as error:

@@ -7,58 +7,91 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from ..errors import ChainError
-from .checksum import STRETCH, Checksummer, available
+from .checksum import STRETCH, Checksummer, available, stretches_of
+from .directory import PAGES, dump_files
 from .fault import fault
-from .magic import kind_of
+from .magic import SUFFIX, kind_of
 from .manifest import Manifest, PagesRecord
 from .pagemap import PAGE_SIZE
 from .ranges import Range
 
 
 def verify_images(images_dir: str, manifest: Manifest | None) -> None:
-    """Check every image file that MANIFEST lists but the pages. Raises ChainError for the first that differs.
+    """Check every image file but the pages. Raises ChainError for the first that differs.
 
     A dump without a manifest, made by CRIU, has nothing to be checked against.
     """
-    if manifest is not None:
-        for name in sorted(manifest.images):
-            _verify_file(os.path.join(images_dir, name), name, manifest)
+    _raise_first(image_faults(images_dir, manifest))
+
+
+def image_faults(images_dir: str, manifest: Manifest | None) -> Iterator[ChainError]:
+    """Yield what is wrong with the image files of a dump, as MANIFEST lists them; the pages aside."""
+    if manifest is None or not manifest.images:
+        return
+    for name in sorted(manifest.images):
+        yield from _file_faults(os.path.join(images_dir, name), name, manifest)
+    for name in dump_files(images_dir):
+        if name.endswith(SUFFIX) and name not in manifest.images and not name.startswith(PAGES):
+            path = os.path.join(images_dir, name)
+            yield ChainError(f"{path} was not there when the dump was made; take it away", path)
 
 
 def verify_image(images_dir: str, manifest: Manifest | None, name: str) -> None:
     """Check image NAME alone as `verify_images` does."""
     if manifest is not None and manifest.images:
         file_name = name + kind_of(name).suffix
-        _verify_file(os.path.join(images_dir, file_name), file_name, manifest)
+        _raise_first(_file_faults(os.path.join(images_dir, file_name), file_name, manifest))
 
 
 def verify_pages(path: str, manifest: Manifest | None, stretches: Iterable[int]) -> None:
     """Check the STRETCHES of pages file PATH. Raises ChainError for the first that differs."""
+    _raise_first(pages_faults(path, manifest, stretches))
+
+
+def pages_faults(path: str, manifest: Manifest | None, stretches: Iterable[int] | None = None) -> Iterator[ChainError]:
+    """Yield what is wrong with pages file PATH in STRETCHES, by default all that MANIFEST has checksums of."""
     record = manifest.pages.get(os.path.basename(path)) if manifest else None
     if manifest is None or record is None or not record.stretches:
         return
-    checksummer = checksummer_for(manifest, path)
     try:
+        checksummer = checksummer_for(manifest, path)
         with open(path, "rb") as file:
-            _check_size(path, os.fstat(file.fileno()).st_size, record.size)
-            for index in sorted(stretches):
-                verify_stretch(path, file.fileno(), checksummer, record, index)
+            size = os.fstat(file.fileno()).st_size
+            yield from _size_faults(path, size, record.size)
+            for index in stretches_of(0, record.size) if stretches is None else sorted(stretches):
+                if size < min((index + 1) * STRETCH, record.size):
+                    return  # told already
+                try:
+                    verify_stretch(path, file.fileno(), checksummer, record, index)
+                except ChainError as error:
+                    yield error
     except OSError as error:
-        raise ChainError(str(fault("read", path, error))) from error
+        yield ChainError(str(fault("read", path, error)), path)
+    except ChainError as error:
+        yield error
 
 
 def verify_stretch(path: str, fd: int, checksummer: Checksummer, record: PagesRecord, index: int) -> None:
     """Check stretch INDEX of pages file PATH, open as FD, against RECORD. Raises ChainError, OSError."""
+    verify_and_blank(path, fd, checksummer, record, index, None)
+
+
+def verify_and_blank(path: str, fd: int, checksummer: Checksummer, record: PagesRecord, index: int, gone: Sequence[Range] | None) -> str:
+    """Check a stretch as `verify_stretch` does, and return the checksum that it has once the pages GONE are zeros."""
+    then = None if gone is None else blank_bytes(gone, index)
     try:
-        found = checksummer.stretch(fd, record.size, index, blank_bytes(record.gone, index))
+        found, fresh = checksummer.stretch_twice(fd, record.size, index, blank_bytes(record.gone, index), then)
     except EOFError as error:
-        raise ChainError(f"{path} is truncated at offset {error}; use another copy of the dump") from error
+        offset = int(error.args[0])
+        raise ChainError(f"{path} is truncated at offset {offset}; use another copy of the dump", path, offset) from error
     if index >= len(record.stretches) or found != record.stretches[index]:
         start, end = index * STRETCH, min((index + 1) * STRETCH, record.size)
-        raise ChainError(f"{path} is damaged between offsets {start} and {end}: its checksum does not match; use another copy of the dump")
+        text = f"{path} is damaged between offsets {start} and {end}: its checksum does not match; use another copy of the dump"
+        raise ChainError(text, path, start)
+    return fresh
 
 
 def blank_bytes(gone: Sequence[Range], index: int) -> list[Range]:
@@ -78,23 +111,32 @@ def checksummer_for(manifest: Manifest, path: str) -> Checksummer:
     return Checksummer(manifest.algorithm)
 
 
-def _verify_file(path: str, name: str, manifest: Manifest) -> None:
+def _file_faults(path: str, name: str, manifest: Manifest) -> Iterator[ChainError]:
     record = manifest.images.get(name)
     if record is None:
-        raise ChainError(f"{path} was not there when the dump was made; use another copy of the dump")
-    checksummer = checksummer_for(manifest, path)
+        yield ChainError(f"{path} was not there when the dump was made; use another copy of the dump", path)
+        return
     try:
+        checksummer = checksummer_for(manifest, path)
         with open(path, "rb") as file:
-            _check_size(path, os.fstat(file.fileno()).st_size, record.size)
-            found = checksummer.whole(file.fileno(), record.size)
+            size = os.fstat(file.fileno()).st_size
+            yield from _size_faults(path, size, record.size)
+            if size == record.size and checksummer.whole(file.fileno(), size) != record.checksum:
+                yield ChainError(f"{path} is damaged: its checksum does not match; use another copy of the dump", path)
     except OSError as error:
-        raise ChainError(str(fault("read", path, error))) from error
-    if found != record.checksum:
-        raise ChainError(f"{path} is damaged: its checksum does not match; use another copy of the dump")
+        yield ChainError(str(fault("read", path, error)), path)
+    except ChainError as error:
+        yield error
 
 
-def _check_size(path: str, found: int, written: int) -> None:
+def _size_faults(path: str, found: int, written: int) -> Iterator[ChainError]:
     if found < written:
-        raise ChainError(f"{path} is truncated at offset {found}: it had {written} bytes when it was written; use another copy of the dump")
-    if found > written:
-        raise ChainError(f"{path} has {found} bytes and had {written} when it was written; use another copy of the dump")
+        text = f"{path} is truncated at offset {found}: it had {written} bytes when it was written; use another copy of the dump"
+        yield ChainError(text, path, found)
+    elif found > written:
+        yield ChainError(f"{path} has {found} bytes and had {written} when it was written; use another copy of the dump", path, written)
+
+
+def _raise_first(faults: Iterator[ChainError]) -> None:
+    for one in faults:
+        raise one

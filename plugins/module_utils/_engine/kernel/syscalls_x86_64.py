@@ -146,6 +146,7 @@ NUMBERS: Mapping[str, int] = {
     "kcmp": 312,
     "sched_setattr": 314,
     "sched_getattr": 315,
+    "renameat2": 316,
     "seccomp": 317,
     "memfd_create": 319,
     "execveat": 322,

@@ -12,6 +12,9 @@ from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequ
 
 from ...errors import Obstacle, RestoreError
 from ...images.schema import message
+from ...images.shared_objects import VMA_ANON_SHARED as VMA_ANON_SHARED
+from ...images.shared_objects import VMA_AREA_SYSVIPC as VMA_AREA_SYSVIPC
+from ...images.shared_objects import object_sizes as object_sizes
 from ...kernel import procfs
 from ...kernel.procfs import Area
 from ...kernel.sysvipc import SHM_EXEC, SHM_RDONLY
@@ -27,10 +30,8 @@ VMA_AREA_VDSO = 1 << 3
 VMA_AREA_HEAP = 1 << 5
 VMA_FILE_PRIVATE = 1 << 6
 VMA_FILE_SHARED = 1 << 7
-VMA_ANON_SHARED = 1 << 8
 VMA_ANON_PRIVATE = 1 << 9
 VMA_AREA_VVAR = 1 << 12
-VMA_AREA_SYSVIPC = 1 << 10
 VMA_AREA_MEMFD = 1 << 14
 VMA_AREA_GUARD = 1 << 16
 _RESTORABLE = VMA_FILE_PRIVATE | VMA_FILE_SHARED | VMA_ANON_SHARED | VMA_ANON_PRIVATE
@@ -316,13 +317,3 @@ def settle_calls(vmas: Sequence[Any], filled: Sequence[bool]) -> List[Call]:
         if vma.flags & MAP_LOCKED:
             calls.append(Call("mlock", (vma.start, size)))
     return calls
-
-
-def object_sizes(tasks: Iterable[Sequence[Any]]) -> Dict[int, int]:
-    """Return the bytes of each object of anonymous shared memory that the vmas of TASKS, of their mm images, map as such."""
-    sizes: Dict[int, int] = {}
-    for vmas in tasks:
-        for vma in vmas:
-            if vma.status & VMA_ANON_SHARED and not vma.status & VMA_AREA_SYSVIPC:
-                sizes[vma.shmid] = max(sizes.get(vma.shmid, 0), vma.pgoff + vma.end - vma.start)
-    return sizes
