@@ -27,7 +27,7 @@ from .resources import core, preflight, pstree, sharing, zombies
 from .resources.files.dump import FilesDump
 from .resources.fs import dump_fs
 from .resources.inventory import inventory, machine, task_ids, tree_identity
-from .resources.memory import mapping, sysv
+from .resources.memory import mapping, sysv, vdso
 from .resources.memory.dump import MemoryDump, require_freeze
 from .resources.memory.mm import dump_mm
 from .resources.mounts.dump import MountsDump
@@ -194,6 +194,7 @@ def collect(work: Work, tree: FrozenTree) -> List[TaskImages]:
 def _collect_task(work: Work, task: Task) -> TaskImages:
     try:
         state = core.collect(task.pid, task.threads, task.stop_signal)
+        vdso.check_outside(task)
         mappings = work.memory.scan(task, work.trackers)
         refused = list(mapping.obstacles(task.pid, mappings))
         if refused:

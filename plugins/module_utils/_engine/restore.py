@@ -26,6 +26,7 @@ from .resources.cgroups import CgroupsRestore
 from .resources.files.restore import FilesRestore
 from .resources.fs import restore_fs
 from .resources.memory import restore as memory
+from .resources.memory import vdso
 from .resources.memory.mapping import VMA_ANON_SHARED, VMA_AREA_SYSVIPC, VMA_FILE_PRIVATE, VMA_FILE_SHARED, object_sizes, survey
 from .resources.memory.mm import restore_mm
 from .resources.memory.shared import fill as fill_object
@@ -228,7 +229,7 @@ def find_obstacles(
     for images in source.tasks:
         obstacles += core.check(images.pid, images.cores, source.filters)
         obstacles += cgroups.check(images.pid, images.cores[0])
-        obstacles += memory.check_vdso(images.pid, images.mm.vmas)
+        obstacles += vdso.check(images.pid, images.cores, images.mm.vmas, images.extents)
     return obstacles + (mounts.check() or mounts.run(files.check))
 
 

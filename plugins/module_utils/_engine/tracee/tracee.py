@@ -183,7 +183,7 @@ class Tracee:
     def _to_syscall_stop(self) -> None:
         while True:
             ptrace.cont_to_syscall(self.tid)
-            status = self._wait()
+            status = self.await_stop()
             if status.signal == signal.SIGTRAP | 0x80:
                 return
             self._note(status)
@@ -252,7 +252,7 @@ class Tracee:
         ptrace.set_options(self.tid, self.options | ptrace.O_TRACEEXEC)
         self._to_syscall_stop()
         ptrace.cont_to_syscall(self.tid)
-        if self._wait().event != ptrace.EVENT_EXEC:
+        if self.await_stop().event != ptrace.EVENT_EXEC:
             Reply(Call("execve"), arch.result(self.registers()), ()).check()
         self._to_syscall_stop()
         ptrace.set_options(self.tid, self.options)
@@ -337,7 +337,7 @@ class Tracee:
     def _run_on(self, bell: int) -> bool:
         """Let the thread run to its next stop; return whether it is at the end of its table."""
         ptrace.cont(self.tid)
-        status = self._wait()
+        status = self.await_stop()
         if status.signal == bell and not status.event and self._rung():
             return True
         self._note(status)
@@ -353,7 +353,8 @@ class Tracee:
         elif not status.event and status.signal != signal.SIGTRAP:
             self.resume_signal = status.signal
 
-    def _wait(self) -> ptrace.Status:
+    def await_stop(self) -> ptrace.Status:
+        """Return at which stop the thread has arrived. Raises TargetError when it was killed."""
         status = ptrace.wait(self.tid)
         if not status.stopped:
             raise TargetError(

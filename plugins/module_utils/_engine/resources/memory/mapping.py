@@ -18,6 +18,8 @@ from ...kernel.sysvipc import SHM_EXEC, SHM_RDONLY
 from ...tracee.calls import Call
 from ..files import memfd
 from ..files.dump import FilesDump
+from . import vdso_mark
+from .vdso_mark import VVAR_NAMES
 
 # CRIU's status bits of a vma_entry (criu/include/image.h)
 VMA_AREA_REGULAR = 1 << 0
@@ -49,7 +51,6 @@ _LASTING = frozenset(_ADVICE_OF) | {"gd", "nr"}
 _EARLY_ADVICE = (MADV_HUGEPAGE, MADV_NOHUGEPAGE)
 """What decides the size of the pages that a mapping is filled with."""
 _PROT_OF = {"r": mmap.PROT_READ, "w": mmap.PROT_WRITE, "x": mmap.PROT_EXEC}
-_VVAR_NAMES = ("[vvar]", "[vvar_vclock]")
 _SYSV_NAME = "/SYSV"
 _MEMORY_NAMES = ("/memfd:", "/dev/zero (deleted)", "[anon_shmem:")
 """What maps shows of memory that is a file: memfd_create(2), MAP_SHARED | MAP_ANONYMOUS, the same with a name (PR_SET_VMA_ANON_NAME)."""
@@ -135,12 +136,14 @@ def same_flags(known: Sequence[Mapping], pid: int, copied: bool) -> bool:
     return True
 
 
-def _mappings(pid: int, areas: Iterable[Area]) -> List[Mapping]:
+def _mappings(pid: int, areas: Sequence[Area]) -> List[Mapping]:
     found: List[Mapping] = []
+    mark = vdso_mark.find(pid, areas)
     heap, memory = procfs.stat(pid).start_brk, memfd.device()
     memory_device = f"{os.major(memory):02x}:{os.minor(memory):02x}"
-    for area in areas:
-        mapping = Mapping(area, _status(area, heap, memory_device))
+    for area in mark.own(areas) if mark else areas:
+        kept = {mark.vdso: VMA_AREA_VDSO, mark.vvar: VMA_AREA_VVAR}.get(area.start, 0) if mark else 0
+        mapping = Mapping(area, _status(area, heap, memory_device) | kept)
         if found and mapping.status & found[-1].status & VMA_AREA_VVAR and found[-1].end == area.start:
             mapping = Mapping(found.pop().area._replace(end=area.end), mapping.status)
         found.append(mapping)
@@ -152,7 +155,7 @@ def _status(area: Area, heap: int, memory_device: str) -> int:
         return VMA_AREA_VSYSCALL | VMA_ANON_PRIVATE
     if area.name == "[vdso]":
         return VMA_AREA_REGULAR | VMA_AREA_VDSO | VMA_ANON_PRIVATE
-    if area.name in _VVAR_NAMES:
+    if area.name in VVAR_NAMES:
         return VMA_AREA_REGULAR | VMA_AREA_VVAR | VMA_ANON_PRIVATE
     if area.shared and area.device == memory_device and area.name.startswith(_SYSV_NAME):
         return VMA_AREA_REGULAR | VMA_ANON_SHARED | VMA_AREA_SYSVIPC
@@ -233,35 +236,6 @@ def _add_file(pid: int, area: Area, access: int, files: FilesDump) -> int:
         return files.add_open(fd, os.readlink(path), access)
     finally:
         os.close(fd)
-
-
-@dataclass(frozen=True)
-class VdsoParts:
-    """Where the special mappings of a task lie: (start, size) by "vdso" or "vvar"; absent ones left out."""
-
-    parts: Dict[str, Tuple[int, int]]
-
-    @staticmethod
-    def of_task(pid: int) -> VdsoParts:
-        """Return those of PID."""
-        parts: Dict[str, Tuple[int, int]] = {}
-        for area in procfs.maps(pid):
-            if area.name == "[vdso]":
-                parts["vdso"] = area.start, area.end - area.start
-            elif area.name in _VVAR_NAMES:
-                start, size = parts.get("vvar", (area.start, 0))
-                parts["vvar"] = start, size + area.end - area.start
-        return VdsoParts(parts)
-
-    @staticmethod
-    def of_image(vmas: Sequence[Any]) -> VdsoParts:
-        """Return those of an mm image."""
-        names = {VMA_AREA_VDSO: "vdso", VMA_AREA_VVAR: "vvar"}
-        return VdsoParts({name: (vma.start, vma.end - vma.start) for vma in vmas for bit, name in names.items() if vma.status & bit})
-
-    @property
-    def sizes(self) -> Dict[str, int]:
-        return {name: size for name, (_start, size) in self.parts.items()}
 
 
 def map_calls(vmas: Sequence[Any], filled: Sequence[bool], local: Callable[[Any], int]) -> List[Call]:
