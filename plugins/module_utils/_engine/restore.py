@@ -25,12 +25,13 @@ from .resources import attributes, core, pstree, seccomp, sharing, zombies
 from .resources.cgroups import CgroupsRestore
 from .resources.files.restore import FilesRestore
 from .resources.fs import restore_fs
+from .resources.memory import hugetlb, vdso
 from .resources.memory import restore as memory
-from .resources.memory import vdso
 from .resources.memory.mapping import VMA_ANON_SHARED, VMA_AREA_SYSVIPC, VMA_FILE_PRIVATE, VMA_FILE_SHARED, object_sizes, survey
 from .resources.memory.mm import restore_mm
 from .resources.memory.shared import fill as fill_object
 from .resources.memory.shared import new_anonymous
+from .resources.memory.sysv import IMAGE as SYSV_IMAGE
 from .resources.memory.sysv import SysvRestore
 from .resources.mounts.restore import MountsRestore
 from .results import RestorePlan, RestoreResult
@@ -230,6 +231,7 @@ def find_obstacles(
         obstacles += core.check(images.pid, images.cores, source.filters)
         obstacles += cgroups.check(images.pid, images.cores[0])
         obstacles += vdso.check(images.pid, images.cores, images.mm.vmas, images.extents)
+    obstacles += hugetlb.check(source.chain.top.images, [task.mm for task in source.tasks], SYSV_IMAGE)
     return obstacles + (mounts.check() or mounts.run(files.check))
 
 

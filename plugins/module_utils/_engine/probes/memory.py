@@ -11,7 +11,7 @@ import os
 import struct
 
 from ..errors import KernelError
-from ..kernel import pagemap, procfs, userfaultfd
+from ..kernel import hugetlb, pagemap, procfs, userfaultfd
 from ..kernel.syscall import syscall
 from .specimen import Pages, Specimen
 
@@ -49,6 +49,11 @@ def uffd() -> None:
         fcntl.ioctl(descriptor, userfaultfd.UFFDIO_API, bytearray(struct.pack("<3Q", userfaultfd.UFFD_API, 0, 0)))
     finally:
         os.close(descriptor)
+
+
+def memfd_hugetlb() -> None:
+    """Make a file of huge pages."""
+    os.close(syscall("memfd_create", b"stillframe\0", hugetlb.MFD_HUGETLB))
 
 
 def _userfaultfd() -> int:

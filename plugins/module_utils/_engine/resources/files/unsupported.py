@@ -35,10 +35,8 @@ _ANONYMOUS = {
 }
 _NAMESPACES = ("mnt", "net", "ipc", "uts", "pid", "user", "cgroup", "time")
 _MOUNTED_NOWHERE: Mapping[str, tuple[str, str]] = {
-    "/memfd:": ("memory of huge pages made by memfd_create, which is not carried yet", "run the program without MFD_HUGETLB"),
     "/secretmem": ("secret memory, which cannot be read", "run the program without memfd_secret"),
     "/SYSV": ("a System V shared memory segment", _CLOSE),
-    "/anon_hugepage": ("anonymous huge pages opened as a file", _CLOSE),
 }
 
 

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import mmap
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
 from ...errors import Obstacle, RestoreError
 from ...images.schema import message
-from ...kernel import procfs
+from ...kernel import hugetlb, procfs
 from ...kernel.procfs import Area
 from ...kernel.sysvipc import SHM_EXEC, SHM_RDONLY
 from ...tracee.calls import Call
@@ -52,8 +52,10 @@ _EARLY_ADVICE = (MADV_HUGEPAGE, MADV_NOHUGEPAGE)
 """What decides the size of the pages that a mapping is filled with."""
 _PROT_OF = {"r": mmap.PROT_READ, "w": mmap.PROT_WRITE, "x": mmap.PROT_EXEC}
 _SYSV_NAME = "/SYSV"
-_MEMORY_NAMES = ("/memfd:", "/dev/zero (deleted)", "[anon_shmem:")
+_HUGE_NAME = "/anon_hugepage"
+_MEMORY_NAMES = ("/memfd:", "/dev/zero (deleted)", "[anon_shmem:", _HUGE_NAME)
 """What maps shows of memory that is a file: memfd_create(2), MAP_SHARED | MAP_ANONYMOUS, the same with a name (PR_SET_VMA_ANON_NAME)."""
+_HUGE_NAMES = ("/memfd:", _SYSV_NAME, _HUGE_NAME)
 _NO_FD = (1 << 64) - 1
 
 
@@ -64,6 +66,8 @@ class Mapping:
     area: Area
     status: int
     """VMA_… bits."""
+    huge_shift: int = 0
+    """The binary logarithm of the size of its pages where they are huge ones of hugetlbfs, else 0."""
 
     @property
     def start(self) -> int:
@@ -87,12 +91,12 @@ class Mapping:
     def trackable(self) -> bool:
         """Tell whether writes to it can be told by write-protection: private anonymous memory."""
         special = VMA_AREA_VDSO | VMA_AREA_VVAR | VMA_AREA_VSYSCALL
-        return bool(self.status & VMA_ANON_PRIVATE) and not self.status & special
+        return bool(self.status & VMA_ANON_PRIVATE) and not self.status & special and not self.huge_shift
 
     @property
     def forked(self) -> bool:
-        """Tell whether a copy of the address space by fork(2) has its pages."""
-        return not self.area.vm_flags & {"dc", "wf"}
+        """Tell whether a copy of the address space by fork(2) has its pages, and keeps them. Of huge pages the pool may run out."""
+        return not self.area.vm_flags & {"dc", "wf"} and not self.huge_shift
 
     @property
     def copied(self) -> bool:
@@ -101,7 +105,7 @@ class Mapping:
 
     def unregistered(self) -> Mapping:
         """Return the same without the flag that it is registered for write-protection: what takes its place would not be."""
-        return Mapping(self.area._replace(vm_flags=self.area.vm_flags - {"uw"}), self.status)
+        return replace(self, area=self.area._replace(vm_flags=self.area.vm_flags - {"uw"}))
 
     @property
     def readable(self) -> bool:
@@ -139,28 +143,39 @@ def same_flags(known: Sequence[Mapping], pid: int, copied: bool) -> bool:
 def _mappings(pid: int, areas: Sequence[Area]) -> List[Mapping]:
     found: List[Mapping] = []
     mark = vdso_mark.find(pid, areas)
-    heap, memory = procfs.stat(pid).start_brk, memfd.device()
-    memory_device = f"{os.major(memory):02x}:{os.minor(memory):02x}"
+    heap, devices = procfs.stat(pid).start_brk, _memory_devices(areas)
     for area in mark.own(areas) if mark else areas:
         kept = {mark.vdso: VMA_AREA_VDSO, mark.vvar: VMA_AREA_VVAR}.get(area.start, 0) if mark else 0
-        mapping = Mapping(area, _status(area, heap, memory_device) | kept)
+        mapping = Mapping(area, _status(area, heap, devices) | kept, devices.get(area.device, 0))
         if found and mapping.status & found[-1].status & VMA_AREA_VVAR and found[-1].end == area.start:
             mapping = Mapping(found.pop().area._replace(end=area.end), mapping.status)
         found.append(mapping)
     return found
 
 
-def _status(area: Area, heap: int, memory_device: str) -> int:
+def _memory_devices(areas: Sequence[Area]) -> Dict[str, int]:
+    """Return the filesystems of memory that is a file, as maps shows them, with the size of their huge pages, 0 for ordinary ones."""
+    found = {memfd.device(): 0}
+    if any(area.name.startswith(_HUGE_NAMES) and area.device != _shown(*found) for area in areas):
+        found.update(hugetlb.devices())
+    return {_shown(device): shift for device, shift in found.items()}
+
+
+def _shown(device: int) -> str:
+    return f"{os.major(device):02x}:{os.minor(device):02x}"
+
+
+def _status(area: Area, heap: int, devices: Dict[str, int]) -> int:
     if area.name == "[vsyscall]":
         return VMA_AREA_VSYSCALL | VMA_ANON_PRIVATE
     if area.name == "[vdso]":
         return VMA_AREA_REGULAR | VMA_AREA_VDSO | VMA_ANON_PRIVATE
     if area.name in VVAR_NAMES:
         return VMA_AREA_REGULAR | VMA_AREA_VVAR | VMA_ANON_PRIVATE
-    if area.shared and area.device == memory_device and area.name.startswith(_SYSV_NAME):
+    if area.shared and area.device in devices and area.name.startswith(_SYSV_NAME):
         return VMA_AREA_REGULAR | VMA_ANON_SHARED | VMA_AREA_SYSVIPC
-    if area.inode:
-        memory = area.device == memory_device and area.name.startswith(_MEMORY_NAMES)
+    if area.inode and not (devices.get(area.device) and area.name.startswith(_HUGE_NAME) and not area.shared):
+        memory = area.device in devices and area.name.startswith(_MEMORY_NAMES)
         return VMA_AREA_REGULAR | (VMA_FILE_SHARED if area.shared else VMA_FILE_PRIVATE) | (VMA_AREA_MEMFD if memory else 0)
     return VMA_AREA_REGULAR | VMA_ANON_PRIVATE | (VMA_AREA_HEAP if area.name == "[heap]" or area.start == heap else 0)
 
@@ -181,7 +196,6 @@ def _refused(mapping: Mapping) -> Optional[Tuple[str, str]]:
     for start, why, remedy in (
         ("/[aio]", "an AIO ring cannot be restored", "end asynchronous I/O (io_destroy) before the dump"),
         ("anon_inode:", "memory of a kernel object cannot be carried", "close it before the dump"),
-        ("/anon_hugepage", "huge pages of hugetlbfs are not supported yet", "run it without MAP_HUGETLB"),
         ("[uprobes]", "a uprobe is active in it", "end the tracer that set it"),
         ("socket:", "a packet-socket ring is not supported", "close the socket before the dump"),
     ):
@@ -189,8 +203,8 @@ def _refused(mapping: Mapping) -> Optional[Tuple[str, str]]:
             return why, remedy
     if flags & {"io", "pf"}:
         return "it maps a device, whose state no dump can hold", "close the device before the dump"
-    if "ht" in flags:
-        return "huge pages of hugetlbfs are not supported yet", "run it without hugetlbfs"
+    if "ht" in flags and not mapping.huge_shift:
+        return "files of a mounted hugetlbfs are not supported yet", "run it with memfd_create(MFD_HUGETLB) or MAP_HUGETLB"
     if "ss" in flags:
         return "a shadow stack is not supported yet", "run it without user shadow stacks (glibc.cpu.x86_shstk=off)"
     if "um" in flags:
@@ -211,6 +225,8 @@ def _entry(pid: int, mapping: Mapping, files: FilesDump) -> Any:
     if mapping.status & VMA_AREA_SYSVIPC:
         flags |= mmap.MAP_ANONYMOUS  # as CRIU has it
     flags |= sum(_FLAG_OF[flag] for flag in area.vm_flags if flag in _FLAG_OF)
+    if mapping.huge_shift:
+        flags |= hugetlb.MAP_HUGETLB | hugetlb.encoded(mapping.huge_shift)
     entry = message("vma_entry")(
         start=area.start, end=area.end, pgoff=0, shmid=0, prot=_prot(area), flags=flags, status=mapping.status, fd=-1
     )

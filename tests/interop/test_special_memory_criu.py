@@ -1,7 +1,7 @@
 # Copyright (c) 2026, Stillframe contributors
 # GNU General Public License v2.0 or later, so v3.0 too (see LICENSES/GPL-2.0-or-later.txt)
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A vDSO of another kernel build, restored by one of us and CRIU, dumped and restored by the other."""
+"""Memory that is not plain, dumped by one of us and CRIU, restored by the other: huge pages, a vDSO of another kernel build."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parent.parent / "integration"))
+from test_hugetlb import NEEDED, pool  # noqa: E402
+
 from other_vdso import Altered, image_of, real_vdso, vdso_of  # noqa: E402
 from victim import Lab, become_subreaper, children  # noqa: E402
 from victims import CRIU, run  # noqa: E402
@@ -53,3 +55,15 @@ def test_each_knows_what_the_other_made_of_it(lab: Lab, first: str, second: str)
         if program == first:
             images = lab.images("2")
             run(second, "dump", images, "--tree", str(victim.pid))
+
+
+@pytest.mark.parametrize(("dumps", "restores"), [("criu", "stillframe"), ("stillframe", "criu")])
+def test_huge_pages(lab: Lab, dumps: str, restores: str) -> None:
+    with pool(NEEDED):
+        victim = lab.start("huge")
+        images = lab.images("1")
+        run(dumps, "dump", images, "--tree", str(victim.pid))
+        lab.reap()
+        run(restores, "restore", images, "--restore-detached")
+        assert victim.ask() == "ok"
+        lab.reap()
