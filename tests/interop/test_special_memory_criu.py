@@ -1,7 +1,7 @@
 # Copyright (c) 2026, Stillframe contributors
 # GNU General Public License v2.0 or later, so v3.0 too (see LICENSES/GPL-2.0-or-later.txt)
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Memory that is not plain, dumped by one of us and CRIU, restored by the other: huge pages, a vDSO of another kernel build."""
+"""Memory that is not plain, dumped by one of us and CRIU, restored by the other: huge pages, rings, a vDSO of another build."""
 
 from __future__ import annotations
 
@@ -67,3 +67,13 @@ def test_huge_pages(lab: Lab, dumps: str, restores: str) -> None:
         run(restores, "restore", images, "--restore-detached")
         assert victim.ask() == "ok"
         lab.reap()
+
+
+@pytest.mark.parametrize(("dumps", "restores"), [("criu", "stillframe"), ("stillframe", "criu")])
+def test_asynchronous_io(lab: Lab, dumps: str, restores: str) -> None:
+    victim = lab.start("aio")
+    images = lab.images("1")
+    run(dumps, "dump", images, "--tree", str(victim.pid))
+    lab.reap()
+    run(restores, "restore", images, "--restore-detached")
+    assert victim.ask("fetch") == "ok"

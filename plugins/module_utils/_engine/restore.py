@@ -25,7 +25,7 @@ from .resources import attributes, core, pstree, seccomp, sharing, zombies
 from .resources.cgroups import CgroupsRestore
 from .resources.files.restore import FilesRestore
 from .resources.fs import restore_fs
-from .resources.memory import hugetlb, vdso
+from .resources.memory import aio, hugetlb, vdso
 from .resources.memory import restore as memory
 from .resources.memory.mapping import VMA_ANON_SHARED, VMA_AREA_SYSVIPC, VMA_FILE_PRIVATE, VMA_FILE_SHARED, object_sizes, survey
 from .resources.memory.mm import restore_mm
@@ -231,7 +231,8 @@ def find_obstacles(
         obstacles += core.check(images.pid, images.cores, source.filters)
         obstacles += cgroups.check(images.pid, images.cores[0])
         obstacles += vdso.check(images.pid, images.cores, images.mm.vmas, images.extents)
-    obstacles += hugetlb.check(source.chain.top.images, [task.mm for task in source.tasks], SYSV_IMAGE)
+    mms = [task.mm for task in source.tasks]
+    obstacles += [*hugetlb.check(source.chain.top.images, mms, SYSV_IMAGE), *aio.check(mms)]
     return obstacles + (mounts.check() or mounts.run(files.check))
 
 

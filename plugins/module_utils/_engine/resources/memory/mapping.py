@@ -33,6 +33,7 @@ VMA_ANON_SHARED = 1 << 8
 VMA_ANON_PRIVATE = 1 << 9
 VMA_AREA_VVAR = 1 << 12
 VMA_AREA_SYSVIPC = 1 << 10
+VMA_AREA_AIORING = 1 << 13
 VMA_AREA_MEMFD = 1 << 14
 VMA_AREA_GUARD = 1 << 16
 _RESTORABLE = VMA_FILE_PRIVATE | VMA_FILE_SHARED | VMA_ANON_SHARED | VMA_ANON_PRIVATE
@@ -52,6 +53,7 @@ _EARLY_ADVICE = (MADV_HUGEPAGE, MADV_NOHUGEPAGE)
 """What decides the size of the pages that a mapping is filled with."""
 _PROT_OF = {"r": mmap.PROT_READ, "w": mmap.PROT_WRITE, "x": mmap.PROT_EXEC}
 _SYSV_NAME = "/SYSV"
+_AIO_NAME = "/[aio]"
 _HUGE_NAME = "/anon_hugepage"
 _MEMORY_NAMES = ("/memfd:", "/dev/zero (deleted)", "[anon_shmem:", _HUGE_NAME)
 """What maps shows of memory that is a file: memfd_create(2), MAP_SHARED | MAP_ANONYMOUS, the same with a name (PR_SET_VMA_ANON_NAME)."""
@@ -85,7 +87,8 @@ class Mapping:
     def holds_pages(self) -> bool:
         """Tell whether the pages of this mapping belong to the dump of its task."""
         droppable = "dp" in self.area.vm_flags  # the kernel may drop its content any time
-        return self.private and not droppable and not self.status & (VMA_AREA_VVAR | VMA_AREA_VSYSCALL)
+        held = self.private or bool(self.status & VMA_AREA_AIORING)
+        return held and not droppable and not self.status & (VMA_AREA_VVAR | VMA_AREA_VSYSCALL)
 
     @property
     def trackable(self) -> bool:
@@ -96,7 +99,7 @@ class Mapping:
     @property
     def forked(self) -> bool:
         """Tell whether a copy of the address space by fork(2) has its pages, and keeps them. Of huge pages the pool may run out."""
-        return not self.area.vm_flags & {"dc", "wf"} and not self.huge_shift
+        return not self.area.vm_flags & {"dc", "wf"} and not self.huge_shift and not self.status & VMA_AREA_AIORING
 
     @property
     def copied(self) -> bool:
@@ -174,6 +177,8 @@ def _status(area: Area, heap: int, devices: Dict[str, int]) -> int:
         return VMA_AREA_REGULAR | VMA_AREA_VVAR | VMA_ANON_PRIVATE
     if area.shared and area.device in devices and area.name.startswith(_SYSV_NAME):
         return VMA_AREA_REGULAR | VMA_ANON_SHARED | VMA_AREA_SYSVIPC
+    if area.name.startswith(_AIO_NAME) and area.shared:
+        return VMA_AREA_AIORING
     if area.inode and not (devices.get(area.device) and area.name.startswith(_HUGE_NAME) and not area.shared):
         memory = area.device in devices and area.name.startswith(_MEMORY_NAMES)
         return VMA_AREA_REGULAR | (VMA_FILE_SHARED if area.shared else VMA_FILE_PRIVATE) | (VMA_AREA_MEMFD if memory else 0)
@@ -194,7 +199,6 @@ def _refused(mapping: Mapping) -> Optional[Tuple[str, str]]:
     if mapping.status & (VMA_AREA_VVAR | VMA_AREA_VDSO | VMA_AREA_VSYSCALL):
         return None
     for start, why, remedy in (
-        ("/[aio]", "an AIO ring cannot be restored", "end asynchronous I/O (io_destroy) before the dump"),
         ("anon_inode:", "memory of a kernel object cannot be carried", "close it before the dump"),
         ("[uprobes]", "a uprobe is active in it", "end the tracer that set it"),
         ("socket:", "a packet-socket ring is not supported", "close the socket before the dump"),

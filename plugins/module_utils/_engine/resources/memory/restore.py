@@ -14,7 +14,7 @@ from ...images.pagemap import PAGE_SIZE
 from ...kernel import procfs
 from ...tracee.calls import Call, Reply
 from ...tracee.tracee import SCRATCH_SIZE, Tracee
-from . import vdso
+from . import aio, vdso
 from .mapping import VMA_AREA_VDSO, VMA_AREA_VSYSCALL, VMA_AREA_VVAR, map_calls, settle_calls
 from .vdso import VdsoParts
 
@@ -64,7 +64,7 @@ def build(stub: Tracee, mm: Any, extents: Sequence[Extent], pages: Dict[str, int
     PAGES: the task's descriptors of the pages files by path. LOCAL: of what a vma_entry maps. Raises OSError, RestoreError.
     """
     proxy = vdso.plan(mm.vmas, extents)
-    vmas = vdso.as_memory(mm.vmas) if proxy else mm.vmas
+    vmas = aio.as_memory(vdso.as_memory(mm.vmas) if proxy else mm.vmas)
     extents = list(_without_special(vmas, extents))
     filled = _filled(vmas, extents)
     _check(stub.batch(map_calls(vmas, filled, local)))
@@ -73,6 +73,7 @@ def build(stub: Tracee, mm: Any, extents: Sequence[Extent], pages: Dict[str, int
         if reply.check() != call.args[2]:
             raise RestoreError(f"the pages of process {stub.pid} could not be read whole; verify the dump")
     _check(stub.batch(settle_calls(vmas, filled)))
+    aio.restore(stub, mm.aios)
     if proxy:
         vdso.place_beside(stub, proxy)
     else:
