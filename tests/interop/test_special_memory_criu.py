@@ -14,6 +14,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parent.parent / "integration"))
+import test_packet_rings as packet_rings  # noqa: E402
 from test_hugetlb import NEEDED, pool  # noqa: E402
 
 from other_vdso import Altered, image_of, real_vdso, vdso_of  # noqa: E402
@@ -77,3 +78,14 @@ def test_asynchronous_io(lab: Lab, dumps: str, restores: str) -> None:
     lab.reap()
     run(restores, "restore", images, "--restore-detached")
     assert victim.ask("fetch") == "ok"
+
+
+@pytest.mark.parametrize(("dumps", "restores"), [("criu", "stillframe"), ("stillframe", "criu")])
+def test_rings_of_packet_sockets(lab: Lab, dumps: str, restores: str) -> None:
+    victim = packet_rings.start(lab)
+    images = lab.images("1")
+    run(dumps, "dump", images, "--tree", str(victim.pid))
+    lab.reap()
+    run(restores, "restore", images, "--restore-detached")
+    packet_rings.send("one", "two")
+    assert victim.ask("tell") == "one two"

@@ -27,7 +27,15 @@ from .resources.files.restore import FilesRestore
 from .resources.fs import restore_fs
 from .resources.memory import aio, hugetlb, vdso
 from .resources.memory import restore as memory
-from .resources.memory.mapping import VMA_ANON_SHARED, VMA_AREA_SYSVIPC, VMA_FILE_PRIVATE, VMA_FILE_SHARED, object_sizes, survey
+from .resources.memory.mapping import (
+    VMA_ANON_SHARED,
+    VMA_AREA_SOCKET,
+    VMA_AREA_SYSVIPC,
+    VMA_FILE_PRIVATE,
+    VMA_FILE_SHARED,
+    object_sizes,
+    survey,
+)
 from .resources.memory.mm import restore_mm
 from .resources.memory.shared import fill as fill_object
 from .resources.memory.shared import new_anonymous
@@ -286,6 +294,8 @@ class Inherited:
             return -1
         if vma.status & VMA_ANON_SHARED:
             return self._shared[vma.shmid]
+        if vma.status & VMA_AREA_SOCKET:
+            return self._files.local(vma.shmid)
         if vma.status & (VMA_FILE_PRIVATE | VMA_FILE_SHARED):
             access = vma.fdflags & os.O_ACCMODE if vma.HasField("fdflags") else os.O_RDONLY
             return self._files.local(vma.shmid, access)

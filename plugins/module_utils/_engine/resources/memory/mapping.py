@@ -18,7 +18,7 @@ from ...kernel.sysvipc import SHM_EXEC, SHM_RDONLY
 from ...tracee.calls import Call
 from ..files import memfd
 from ..files.dump import FilesDump
-from . import vdso_mark
+from . import packet_ring, vdso_mark
 from .vdso_mark import VVAR_NAMES
 
 # CRIU's status bits of a vma_entry (criu/include/image.h)
@@ -33,10 +33,11 @@ VMA_ANON_SHARED = 1 << 8
 VMA_ANON_PRIVATE = 1 << 9
 VMA_AREA_VVAR = 1 << 12
 VMA_AREA_SYSVIPC = 1 << 10
+VMA_AREA_SOCKET = 1 << 11
 VMA_AREA_AIORING = 1 << 13
 VMA_AREA_MEMFD = 1 << 14
 VMA_AREA_GUARD = 1 << 16
-_RESTORABLE = VMA_FILE_PRIVATE | VMA_FILE_SHARED | VMA_ANON_SHARED | VMA_ANON_PRIVATE
+_RESTORABLE = VMA_FILE_PRIVATE | VMA_FILE_SHARED | VMA_ANON_SHARED | VMA_ANON_PRIVATE | VMA_AREA_SOCKET
 
 # include/uapi/asm-generic/mman.h, mman-common.h
 MAP_DROPPABLE = 0x08  # a type, as MAP_PRIVATE is: Linux 6.11
@@ -53,7 +54,7 @@ _EARLY_ADVICE = (MADV_HUGEPAGE, MADV_NOHUGEPAGE)
 """What decides the size of the pages that a mapping is filled with."""
 _PROT_OF = {"r": mmap.PROT_READ, "w": mmap.PROT_WRITE, "x": mmap.PROT_EXEC}
 _SYSV_NAME = "/SYSV"
-_AIO_NAME = "/[aio]"
+_AIO_NAME, _SOCKET_NAME = "/[aio]", "socket:["
 _HUGE_NAME = "/anon_hugepage"
 _MEMORY_NAMES = ("/memfd:", "/dev/zero (deleted)", "[anon_shmem:", _HUGE_NAME)
 """What maps shows of memory that is a file: memfd_create(2), MAP_SHARED | MAP_ANONYMOUS, the same with a name (PR_SET_VMA_ANON_NAME)."""
@@ -179,6 +180,8 @@ def _status(area: Area, heap: int, devices: Dict[str, int]) -> int:
         return VMA_AREA_REGULAR | VMA_ANON_SHARED | VMA_AREA_SYSVIPC
     if area.name.startswith(_AIO_NAME) and area.shared:
         return VMA_AREA_AIORING
+    if area.name.startswith(_SOCKET_NAME):
+        return VMA_AREA_REGULAR | VMA_AREA_SOCKET
     if area.inode and not (devices.get(area.device) and area.name.startswith(_HUGE_NAME) and not area.shared):
         memory = area.device in devices and area.name.startswith(_MEMORY_NAMES)
         return VMA_AREA_REGULAR | (VMA_FILE_SHARED if area.shared else VMA_FILE_PRIVATE) | (VMA_AREA_MEMFD if memory else 0)
@@ -188,7 +191,7 @@ def _status(area: Area, heap: int, devices: Dict[str, int]) -> int:
 def obstacles(pid: int, mappings: Sequence[Mapping]) -> Iterator[Obstacle]:
     """Yield each mapping of PID that cannot be carried."""
     for mapping in mappings:
-        refused = _refused(mapping)
+        refused = packet_ring.refused(pid, mapping.area) if mapping.status & VMA_AREA_SOCKET else _refused(mapping)
         if refused:
             area = mapping.area
             yield Obstacle(pid, f"mapping {area.start:x}-{area.end:x} ({area.name or 'anonymous'})", *refused)
@@ -201,7 +204,6 @@ def _refused(mapping: Mapping) -> Optional[Tuple[str, str]]:
     for start, why, remedy in (
         ("anon_inode:", "memory of a kernel object cannot be carried", "close it before the dump"),
         ("[uprobes]", "a uprobe is active in it", "end the tracer that set it"),
-        ("socket:", "a packet-socket ring is not supported", "close the socket before the dump"),
     ):
         if name.startswith(start):
             return why, remedy
@@ -237,6 +239,8 @@ def _entry(pid: int, mapping: Mapping, files: FilesDump) -> Any:
     advice = sum(1 << _ADVICE_OF[flag] for flag in area.vm_flags if flag in _ADVICE_OF)
     if advice:
         entry.madv = advice
+    if mapping.status & VMA_AREA_SOCKET:
+        entry.shmid, entry.pgoff = files.mapped_socket(pid, area.inode), area.offset
     if mapping.status & VMA_AREA_SYSVIPC:
         entry.shmid, entry.fdflags = area.inode, os.O_RDWR if "mw" in area.vm_flags else os.O_RDONLY
     if mapping.status & (VMA_FILE_PRIVATE | VMA_FILE_SHARED):
