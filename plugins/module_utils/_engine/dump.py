@@ -23,7 +23,7 @@ from .images.schema import message
 from .kernel import procfs
 from .options import DumpOptions, no_hook
 from .parent import open_parent
-from .resources import core, preflight, pstree, sharing, zombies
+from .resources import attributes, core, preflight, pstree, sharing, zombies
 from .resources.files.dump import FilesDump
 from .resources.fs import dump_fs
 from .resources.inventory import inventory, machine, task_ids, tree_identity
@@ -206,6 +206,7 @@ def _collect_task(work: Work, task: Task) -> TaskImages:
         work.sysv.add(task.pid, mappings)
         mm = dump_mm(task.leader, mapping.dump_mappings(task.pid, mappings, work.files), work.files)
         rings = aio.collect(task.leader, mappings)
+        attributes.fill_memory(mm, state.attributes)
         mm.aios.extend(aio.entries(mappings))
         work.memory.warnings += aio.warnings(rings)
         return TaskImages(task.pid, state, mm, dump_fs(task.pid, work.files), rings)

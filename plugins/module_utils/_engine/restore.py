@@ -19,7 +19,7 @@ from .dedup import check_release, release
 from .errors import ChainError, ImagesError, Obstacle, RestoreError, UsageError
 from .images.chain import Chain, Extent, open_chain
 from .kernel import procfs
-from .kernel.mount import CLONE_NEWNS
+from .kernel.clone import CLONE_NEWNS
 from .options import RestoreOptions
 from .resources import attributes, core, pstree, seccomp, sharing, zombies
 from .resources.cgroups import CgroupsRestore
@@ -340,6 +340,7 @@ def fill(task: TaskImages, stubs: Stubs, files: FilesRestore, inherited: Inherit
     leader = stubs.leaders[task.pid]
     try:
         restore_mm(leader, task.mm, files.local(task.mm.exe_file_id))
+        attributes.restore_page_size(leader, task.cores[0].tc, task.mm)
         pages = memory.build(leader, task.mm, task.extents, inherited.pages, inherited.of_mapping)
         restore_fs(task.fs, files, leader)
     except OSError as error:
@@ -370,7 +371,7 @@ def complete(task: TaskImages, stubs: Stubs, options: RestoreOptions, source: So
             stubs.create_thread(leader, tid)
         threads = stubs.threads[task.pid]
         cgroups.move_threads(threads, task.cores)
-        core.restore_process(leader, task.cores[0], task.mm)
+        core.restore_process(leader, task.cores[0])
         seccomp.restore(threads, task.cores, source.filters)
         remember = _track(leader, options)
         for thread, entry in zip(threads, task.cores):

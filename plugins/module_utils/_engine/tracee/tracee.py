@@ -19,6 +19,7 @@ from typing import Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 from ..errors import KernelError, TargetError
 from ..kernel import procfs, ptrace
+from ..kernel.clone import CLONE_PARENT_SETTID
 from ..kernel.kcmp import KCMP_VM, kcmp
 from ..kernel.syscall import number
 from .arch import x86_64 as arch
@@ -27,7 +28,6 @@ from .way_back import Gadgets, WayBack, find_gadgets, lay
 
 SCRATCH_SIZE = 1 << 16
 _CODE_SIZE = mmap.PAGESIZE
-_CLONE_PARENT_SETTID = 0x100000  # include/uapi/linux/sched.h
 _FRAME_SPACE = 1 << 14
 _TABLE_SPACE = SCRATCH_SIZE - _CODE_SIZE - _FRAME_SPACE
 _BELL_MARK = 0x5746_0000_5746  # si_value of our signal to ourselves
@@ -209,7 +209,7 @@ class Tracee:
         """
         table = self.open_scratch().table
         awaited = table + arch.ENTRY.size + 8  # the first argument of wait4: our own PID, no child's, until clone has put the child's there
-        calls = [Call("clone", (flags | _CLONE_PARENT_SETTID, 0, awaited)), Call("wait4", (self.pid, 0, ptrace.WALL, 0))]
+        calls = [Call("clone", (flags | CLONE_PARENT_SETTID, 0, awaited)), Call("wait4", (self.pid, 0, ptrace.WALL, 0))]
         with self._in_loop(calls, creates=True) as loop:
             with self._tracing_children():
                 if not self._run_to_child(loop.bell):
