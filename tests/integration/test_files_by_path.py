@@ -188,7 +188,6 @@ def test_every_obstacle_is_named_at_once(tmp_path: Path) -> None:
         expected = {
             "locked": "lock",
             "fanotify": "fanotify",
-            "memfd": "memfd_create",
             "terminal": "terminal",
             "netlink": "netlink",
             "pidfd": "pidfd",

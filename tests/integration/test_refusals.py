@@ -177,7 +177,7 @@ def test_a_parent_that_is_not_there_or_of_another_tree(lab: Lab, victim: Victim)
 
 
 KINDS = {
-    "io_uring": ("fd 50", "io_uring"),
+    "io_uring": ("fd 50", "io_uring.*mapping|mapping.*io_uring"),
     "fanotify": ("fd 50", "decides on accesses"),
     "established": ("fd 50", "established|connect"),
     "userfaultfd": ("fd 50", "userfaultfd"),
@@ -185,7 +185,6 @@ KINDS = {
     "netlink": ("fd 50", "netlink"),
     "pty": ("fd 50", "terminal"),
     "system_v": ("mapping", "a part of segment"),
-    "aio": ("mapping", "AIO"),
     "namespace": ("namespace", "UTS"),
     "lock": ("lock", "lock"),
     "ghost": ("fd 50", "ghost|unlinked|deleted"),

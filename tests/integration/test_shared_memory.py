@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 
 from look import assert_same, look
-from process import python, running
 from victim import Lab, Victim, until
 
 
@@ -70,12 +69,3 @@ def test_a_program_that_runs_from_memory(lab: Lab) -> None:
     lab.restore(path)
     assert os.readlink(f"/proc/{process.pid}/exe") == "/memfd:program (deleted)"
     assert_same(before, look(process.pid))
-
-
-HUGE = "import ctypes, os\nfd = ctypes.CDLL(None).memfd_create(b'huge', 4)\nassert fd >= 0"
-
-
-def test_huge_pages_are_refused_by_name(lab: Lab) -> None:
-    with running(*python(HUGE)) as process:
-        done = lab.engine("dump", "--tree", process.pid, "--images-dir", lab.images("1"), "--shell-job", "--leave-running")
-        assert done.returncode and "huge pages made by memfd_create" in done.stderr

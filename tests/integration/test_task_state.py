@@ -92,7 +92,8 @@ def load(directory: Path, state: core.TaskState, task: Task) -> Dict[int, Any]:
 
 
 def restore(task: Task, cores: Dict[int, Any], mm: Any) -> None:
-    core.restore_process(task.leader, cores[task.pid], mm)
+    attributes.restore_page_size(task.leader, cores[task.pid].tc, mm)
+    core.restore_process(task.leader, cores[task.pid])
     for tracee in task.threads:
         core.restore_thread(tracee, cores[tracee.tid])
     core.finish_process(task.leader, cores[task.pid], mm)

@@ -356,7 +356,6 @@ def refused(directory: str) -> dict[str, int]:
     found = {
         "locked": locked,
         "fanotify": libc.fanotify_init(4, 0),  # FAN_CLASS_CONTENT
-        "memfd": os.memfd_create("anything", 4),  # MFD_HUGETLB
         "terminal": os.open("/dev/ptmx", os.O_RDWR | os.O_NOCTTY),
         "netlink": netlink.detach(),
         "pidfd": os.pidfd_open(1),

@@ -4,7 +4,6 @@
 /* Holds one thing that cannot be carried, the one that the second argument names, as descriptor 50 where it is one. */
 #include "victim.h"
 #include <arpa/inet.h>
-#include <linux/aio_abi.h>
 #include <linux/filter.h>
 #include <linux/io_uring.h>
 #include <linux/netlink.h>
@@ -29,6 +28,7 @@ static void io_uring(void)
 	struct io_uring_params parameters = { 0 };
 
 	hold(syscall(SYS_io_uring_setup, 4, &parameters));
+	MUST(mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, 50, IORING_OFF_SQ_RING));
 }
 
 static void fanotify(void)
@@ -67,13 +67,6 @@ static void system_v(void)
 	shmctl(id, IPC_RMID, NULL);
 	MUST((long)at);
 	MUST(munmap(at, PAGE));
-}
-
-static void aio(void)
-{
-	aio_context_t context = 0;
-
-	MUST(syscall(SYS_io_setup, 4, &context));
 }
 
 static void seccomp(void)
@@ -129,7 +122,7 @@ static const struct {
 	void (*make)(void);
 } kinds[] = {
 	{ "io_uring", io_uring }, { "fanotify", fanotify }, { "established", established }, { "userfaultfd", uffd }, { "system_v", system_v },
-	{ "aio", aio }, { "seccomp", seccomp }, { "pty", pty }, { "namespace", namespace }, { "lock", lock }, { "ghost", ghost },
+	{ "seccomp", seccomp }, { "pty", pty }, { "namespace", namespace }, { "lock", lock }, { "ghost", ghost },
 };
 
 static int netlink_with_an_answer(void)

@@ -69,6 +69,8 @@ _PROBES: Mapping[str, tuple[str, Probe, str]] = {
     "soft_dirty": (OPTIONAL, memory.soft_dirty, "tracker soft_dirty: changed pages, as CRIU finds them"),
     "compare": (OPTIONAL, memory.compare, "tracker compare: changed pages, by comparing them with the parent's"),
     "can_map_vdso": (OPTIONAL, tasks.can_map_vdso, "maps the vDSO where the task had it"),
+    "aio_remap": (OPTIONAL, memory.aio_remap, "carries contexts of asynchronous I/O"),
+    "memfd_hugetlb": (OPTIONAL, memory.memfd_hugetlb, "carries huge pages"),
     "timer_cr_ids": (OPTIONAL, tasks.timer_cr_ids, "makes POSIX timers with chosen ids"),
     "sockopt_buf_lock": (OPTIONAL, files.sockopt_buf_lock, "tells buffer sizes that were set from those that grew"),
 }
@@ -76,7 +78,6 @@ _PROBES: Mapping[str, tuple[str, Probe, str]] = {
 _NO_NAMESPACES = "namespaces but those of mounts are neither dumped nor restored"
 _NO_FILTERS = "the rules of packet filters are neither dumped nor restored"
 _UNUSED: Mapping[str, str] = {
-    "aio_remap": "contexts of asynchronous I/O are not carried",
     "tun": "network devices are not carried",
     "tun_ns": "network devices are not carried",
     "userns": _NO_NAMESPACES,
@@ -97,7 +98,6 @@ _UNUSED: Mapping[str, str] = {
     "sk_unix_file": "a unix socket is found by its path",
     "nftables": _NO_FILTERS,
     "has_ipt_legacy": _NO_FILTERS,
-    "memfd_hugetlb": "huge page files are not carried",
     "overlayfs_maps": "a mapped file is found by its path",
     "breakpoints": "hardware breakpoints are not used",
     "pagemap_scan_guard_pages": "guard pages are not carried",

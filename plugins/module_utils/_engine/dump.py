@@ -23,11 +23,11 @@ from .images.schema import message
 from .kernel import procfs
 from .options import DumpOptions, no_hook
 from .parent import open_parent, reading_parent
-from .resources import core, preflight, pstree, sharing, zombies
+from .resources import attributes, core, preflight, pstree, sharing, zombies
 from .resources.files.dump import FilesDump
 from .resources.fs import dump_fs
 from .resources.inventory import inventory, machine, task_ids, tree_identity
-from .resources.memory import mapping, sysv
+from .resources.memory import aio, mapping, sysv, vdso
 from .resources.memory.dump import MemoryDump, require_freeze
 from .resources.memory.mm import dump_mm
 from .resources.mounts.dump import MountsDump
@@ -46,6 +46,7 @@ class TaskImages:
     state: core.TaskState
     mm: Any
     fs: Any
+    rings: Sequence[aio.Seen]
 
 
 @dataclass(frozen=True)
@@ -97,11 +98,14 @@ def dump(options: DumpOptions, log: logging.Logger) -> DumpResult:
             ended = [zombies.read(pid) for pid in tree.zombies]
             hierarchy = pstree.read_tree(tree.pids + tree.zombies)
             memory.take(tree, files.memory_objects() + segments.objects())
+            require_quiet(tasks)
             clock.mark("taken")
             if options.leave_running and options.hook is no_hook:
                 tree.thaw()
                 clock.mark("thawed")
             memory.finish()
+            if not options.leave_running:
+                require_quiet(tasks)
             manifest = write(work, tasks, ended, hierarchy, fs_ids)
             end(work, tree, manifest)
             clock.mark("thawed")
@@ -195,17 +199,28 @@ def collect(work: Work, tree: FrozenTree) -> List[TaskImages]:
 def _collect_task(work: Work, task: Task) -> TaskImages:
     try:
         state = core.collect(task.pid, task.threads, task.stop_signal)
+        vdso.check_outside(task)
         mappings = work.memory.scan(task, work.trackers)
         refused = list(mapping.obstacles(task.pid, mappings))
         if refused:
             raise UnsupportedError(refused)
         work.sysv.add(task.pid, mappings)
         mm = dump_mm(task.leader, mapping.dump_mappings(task.pid, mappings, work.files), work.files)
-        return TaskImages(task.pid, state, mm, dump_fs(task.pid, work.files))
+        rings = aio.collect(task.leader, mappings)
+        attributes.fill_memory(mm, state.attributes)
+        mm.aios.extend(aio.entries(mappings))
+        work.memory.warnings += aio.warnings(rings)
+        return TaskImages(task.pid, state, mm, dump_fs(task.pid, work.files), rings)
     except OSError as error:
         raise TargetError(f"process {task.pid} cannot be read ({error}); dump it again") from error
     finally:
         task.release_scratch()
+
+
+def require_quiet(tasks: Sequence[TaskImages]) -> None:
+    """Raise TargetError when asynchronous I/O has ended that the memory of TASKS, as it was taken, may not tell of."""
+    for ring in [ring for task in tasks for ring in task.rings]:
+        ring.check()
 
 
 def write(

@@ -21,17 +21,27 @@ from .dedup import check_release, release
 from .errors import ChainError, ImagesError, Obstacle, RestoreError, UsageError
 from .images.chain import Chain, Extent, open_chain
 from .kernel import procfs
-from .kernel.mount import CLONE_NEWNS
+from .kernel.clone import CLONE_NEWNS
 from .options import RestoreOptions
 from .resources import attributes, core, pstree, seccomp, sharing, zombies
 from .resources.cgroups import CgroupsRestore
 from .resources.files.restore import FilesRestore
 from .resources.fs import restore_fs
+from .resources.memory import aio, hugetlb, vdso
 from .resources.memory import restore as memory
-from .resources.memory.mapping import VMA_ANON_SHARED, VMA_AREA_SYSVIPC, VMA_FILE_PRIVATE, VMA_FILE_SHARED, object_sizes, survey
+from .resources.memory.mapping import (
+    VMA_ANON_SHARED,
+    VMA_AREA_SOCKET,
+    VMA_AREA_SYSVIPC,
+    VMA_FILE_PRIVATE,
+    VMA_FILE_SHARED,
+    object_sizes,
+    survey,
+)
 from .resources.memory.mm import restore_mm
 from .resources.memory.shared import fill as fill_object
 from .resources.memory.shared import new_anonymous
+from .resources.memory.sysv import IMAGE as SYSV_IMAGE
 from .resources.memory.sysv import SysvRestore
 from .resources.mounts.restore import MountsRestore
 from .results import RestorePlan, RestoreResult
@@ -232,7 +242,9 @@ def find_obstacles(
     for images in source.tasks:
         obstacles += core.check(images.pid, images.cores, source.filters)
         obstacles += cgroups.check(images.pid, images.cores[0])
-        obstacles += memory.check_vdso(images.pid, images.mm.vmas)
+        obstacles += vdso.check(images.pid, images.cores, images.mm.vmas, images.extents)
+    mms = [task.mm for task in source.tasks]
+    obstacles += [*hugetlb.check(source.chain.top.images, mms, SYSV_IMAGE), *aio.check(mms)]
     return obstacles + (mounts.check() or mounts.run(files.check))
 
 
@@ -286,6 +298,8 @@ class Inherited:
             return -1
         if vma.status & VMA_ANON_SHARED:
             return self._shared[vma.shmid]
+        if vma.status & VMA_AREA_SOCKET:
+            return self._files.local(vma.shmid)
         if vma.status & (VMA_FILE_PRIVATE | VMA_FILE_SHARED):
             access = vma.fdflags & os.O_ACCMODE if vma.HasField("fdflags") else os.O_RDONLY
             return self._files.local(vma.shmid, access)
@@ -330,6 +344,7 @@ def fill(task: TaskImages, stubs: Stubs, files: FilesRestore, inherited: Inherit
     leader = stubs.leaders[task.pid]
     try:
         restore_mm(leader, task.mm, files.local(task.mm.exe_file_id))
+        attributes.restore_page_size(leader, task.cores[0].tc, task.mm)
         pages = memory.build(leader, task.mm, task.extents, inherited.pages, inherited.of_mapping)
         restore_fs(task.fs, files, leader)
     except OSError as error:
@@ -360,7 +375,7 @@ def complete(task: TaskImages, stubs: Stubs, options: RestoreOptions, source: So
             stubs.create_thread(leader, tid)
         threads = stubs.threads[task.pid]
         cgroups.move_threads(threads, task.cores)
-        core.restore_process(leader, task.cores[0], task.mm)
+        core.restore_process(leader, task.cores[0])
         seccomp.restore(threads, task.cores, source.filters)
         remember = _track(leader, options)
         for thread, entry in zip(threads, task.cores):

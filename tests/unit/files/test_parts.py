@@ -49,7 +49,17 @@ def test_the_build_id_is_found_among_the_notes(tmp_path: Path, bits: int, order:
     os.close(fd)
 
 
-@pytest.mark.parametrize("content", [b"", b"#!/bin/sh", b"\x7fELF", elf(64, "<", b""), elf(64, "<", b"\4\0\0\0\xff\xff\xff\xff\3\0\0\0")])
+FAR = struct.pack("<Q", (1 << 64) - 64)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(b"", b"#!/bin/sh", b"\x7fELF", elf(64, "<", b""), elf(64, "<", b"\4\0\0\0\xff\xff\xff\xff\3\0\0\0")),
+        elf(64, "<", b"")[:32] + FAR + elf(64, "<", b"")[40:],
+        elf(64, "<", b"")[:72] + FAR + elf(64, "<", b"")[80:],
+    ],
+)
 def test_what_has_no_build_id(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "file").write_bytes(content)
     fd = os.open(tmp_path / "file", os.O_RDONLY)

@@ -207,14 +207,6 @@ def test_a_parent_of_another_tree(make_dump: Maker) -> None:
         open_chain(second.path)
 
 
-def test_a_process_id_used_again_is_another_tree(make_dump: Maker) -> None:
-    chain = open_chain(make_dump("1", {NAME: {0: 1}}).path)
-    chain.check_tree(TREE)
-    for other in (replace(TREE, start_time=1), replace(TREE, boot_id="c"), replace(TREE, pid=1)):
-        with pytest.raises(ChainError, match="/1 is a dump of another process 100.*give the last dump of this tree"):
-            chain.check_tree(other)
-
-
 def test_a_middle_dump_whose_parent_lost_pages(three: list[Made]) -> None:
     """It lost none of its own, and still cannot be restored."""
     assert open_chain(three[1].path).restorable()

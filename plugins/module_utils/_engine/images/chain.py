@@ -19,7 +19,7 @@ from .cursor import Cursor, locate
 from .directory import INVENTORY, PARENT, is_dump
 from .image import ImagesDir
 from .magic import IMAGES_V1_1
-from .manifest import DUMP, PRE_DUMP, STILLFRAME, Manifest, Tree, read_manifest
+from .manifest import DUMP, PRE_DUMP, STILLFRAME, Manifest, read_manifest
 from .pagemap import PAGE_SIZE, Run
 from .ranges import total
 from .verification import verify_image, verify_images, verify_pages
@@ -89,18 +89,6 @@ class Chain:
     def below(self, level: int) -> Chain:
         """Return the chain that the dump at LEVEL, 0 being the newest, makes with its own parents."""
         return Chain(self.dumps[level:])
-
-    def check_tree(self, tree: Tree) -> None:
-        """Raise ChainError when the newest dump is of another process tree than TREE, be it one that had the same process id.
-
-        A tree that was restored from the dump is another one by this: its root task started later. For a dump by CRIU nothing is known.
-        """
-        its = self.top.manifest.tree if self.top.id and self.top.manifest else tree
-        if its != tree:
-            raise ChainError(
-                f"{self.top.path} is a dump of another process {its.pid}, not of the {tree.pid} that runs now; "
-                "give the last dump of this tree as prev_images_dir, or make a full dump"
-            )
 
     def extents(self, name: str) -> list[Extent]:
         """Return where the pages of pagemap NAME lie, by ascending address, adjacent ones joined. Raises ChainError."""

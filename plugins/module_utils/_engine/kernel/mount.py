@@ -14,11 +14,11 @@ import struct
 import sys
 from typing import Iterable, Mapping
 
+from .clone import CLONE_FS, CLONE_NEWNS
 from .syscall import syscall
 
 AT_FDCWD = -100
 AT_SYMLINK_NOFOLLOW, AT_NO_AUTOMOUNT, AT_EMPTY_PATH = 0x100, 0x800, 0x1000
-CLONE_FS, CLONE_NEWNS = 0x200, 0x20000
 MNT_DETACH, UMOUNT_NOFOLLOW = 2, 8
 MS_REC, MS_UNBINDABLE, MS_PRIVATE, MS_SLAVE, MS_SHARED = 0x4000, 1 << 17, 1 << 18, 1 << 19, 1 << 20
 OPEN_TREE_CLONE = 1

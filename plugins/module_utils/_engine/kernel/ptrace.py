@@ -118,6 +118,11 @@ def cont_to_syscall(tid: int) -> None:
     _ptrace(func.PTRACE_SYSCALL, tid)
 
 
+def step(tid: int) -> None:
+    """Let TID run one instruction."""
+    _ptrace(func.PTRACE_SINGLESTEP, tid)
+
+
 def detach(tid: int, signo: int = 0) -> None:
     """Let TID go, delivering SIGNO."""
     _ptrace(func.PTRACE_DETACH, tid, 0, signo)

@@ -170,4 +170,13 @@ NUMBERS: Mapping[str, int] = {
     "process_madvise": 440,
     "epoll_pwait2": 441,
     "mount_setattr": 442,
+    "gettimeofday": 96,
+    "time": 201,
+    "io_setup": 206,
+    "io_destroy": 207,
+    "io_submit": 209,
+    "clock_gettime": 228,
+    "clock_getres": 229,
+    "getcpu": 309,
+    "getrandom": 318,
 }

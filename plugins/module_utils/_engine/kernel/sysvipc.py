@@ -49,22 +49,22 @@ def segments() -> Dict[int, Segment]:
     return {segment.id: segment for segment in found}
 
 
-def create(number: int, key: int, size: int, mode: int, creator: Tuple[int, int]) -> int:
+def create(number: int, key: int, size: int, flags: int, creator: Tuple[int, int]) -> int:
     """Make the segment with id NUMBER (CONFIG_CHECKPOINT_RESTORE, Linux 3.8), made by CREATOR, a user and a group; return its id.
 
-    Raises OSError: EEXIST when the key is taken. The id is another one when NUMBER was taken.
+    FLAGS: permissions, SHM_HUGETLB with a size. Raises OSError: EEXIST when the key is taken. The id is another one when NUMBER was taken.
     """
     with open(_NEXT_ID, "w", encoding="ascii") as file:
         file.write(str(number))
     if creator == (os.geteuid(), os.getegid()):
-        return syscall("shmget", key, size, IPC_CREAT | IPC_EXCL | mode & 0o777)
+        return syscall("shmget", key, size, IPC_CREAT | IPC_EXCL | flags)
     uid, gid = creator
     # by system calls of this thread alone, and not by those of the C library, which change all threads
     syscall("setresgid", -1, gid, -1)
     try:
         syscall("setresuid", -1, uid, -1)
         try:
-            return syscall("shmget", key, size, IPC_CREAT | IPC_EXCL | mode & 0o777)
+            return syscall("shmget", key, size, IPC_CREAT | IPC_EXCL | flags)
         finally:
             syscall("setresuid", -1, 0, -1)
     finally:

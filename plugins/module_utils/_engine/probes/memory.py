@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
+import mmap
 import os
 import struct
 
 from ..errors import KernelError
-from ..kernel import pagemap, procfs, userfaultfd
+from ..kernel import hugetlb, pagemap, procfs, userfaultfd
 from ..kernel.syscall import syscall
 from .specimen import Pages, Specimen
 
 _PAGES = 16
+_MREMAP_MAYMOVE, _MREMAP_FIXED = 1, 2
 _WRITTEN = 5
 """The page, of _PAGES, that is written between two scans."""
 
@@ -49,6 +51,25 @@ def uffd() -> None:
         fcntl.ioctl(descriptor, userfaultfd.UFFDIO_API, bytearray(struct.pack("<3Q", userfaultfd.UFFD_API, 0, 0)))
     finally:
         os.close(descriptor)
+
+
+def memfd_hugetlb() -> None:
+    """Make a file of huge pages."""
+    os.close(syscall("memfd_create", b"stillframe\0", hugetlb.MFD_HUGETLB))
+
+
+def aio_remap() -> None:
+    """Move the ring of a context of asynchronous I/O, and use it there."""
+    context = ctypes.create_string_buffer(8)
+    syscall("io_setup", 1, context)
+    start = int.from_bytes(context.raw, "little")
+    try:
+        size = next(area.end - area.start for area in procfs.maps(os.getpid()) if area.start == start)
+        place = syscall("mmap", 0, size, 0, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0)
+        start = syscall("mremap", start, size, size, _MREMAP_MAYMOVE | _MREMAP_FIXED, place)
+        syscall("io_getevents", start, 0, 0, 0, 0)
+    finally:
+        syscall("io_destroy", start)
 
 
 def _userfaultfd() -> int:

@@ -169,14 +169,17 @@ def check(pid: int, tc: Any) -> List[Obstacle]:
     return [Obstacle(pid, "oom_score_adj", why, f"start the restore with oom_score_adj {tc.oom_score_adj}, or with CAP_SYS_RESOURCE")]
 
 
-def restore_early(leader: Tracee, tc: Any, mm: Any) -> None:
+def restore_page_size(leader: Tracee, tc: Any, mm: Any) -> None:
+    """Set what decides the size of the pages that memory is filled with. Raises RestoreError."""
+    thp = tc.stillframe.thp_disable or int(mm.thp_disabled)
+    order(leader, "attributes", [Call("prctl", (PR_SET_THP_DISABLE, 1, thp & ~1, 0, 0))] if thp else [])
+
+
+def restore_early(leader: Tracee, tc: Any) -> None:
     """Set the attributes that do not hinder what comes after them. Raises RestoreError."""
     extra = tc.stillframe
     calls = [Call("personality", (_personality(tc),)), Call("prctl", (PR_SET_CHILD_SUBREAPER, int(tc.child_subreaper), 0, 0, 0))]
     calls += [Call("membarrier", (1 << bit, 0, 0)) for bit in range(32) if tc.membarrier_registration_mask >> bit & 1]
-    thp = extra.thp_disable or int(mm.thp_disabled)
-    if thp:
-        calls.append(Call("prctl", (PR_SET_THP_DISABLE, 1, thp & ~1, 0, 0)))
     if extra.HasField("mce_kill") and extra.mce_kill != PR_MCE_KILL_DEFAULT:
         calls.append(Call("prctl", (PR_MCE_KILL, PR_MCE_KILL_SET, extra.mce_kill, 0, 0)))
     if extra.memory_merge:

@@ -168,12 +168,12 @@ def check(pid: int, cores: Sequence[Any], filters: Sequence[Any]) -> List[Obstac
     return sorted(set(found), key=str)
 
 
-def restore_process(leader: Tracee, core: Any, mm: Any) -> None:
+def restore_process(leader: Tracee, core: Any) -> None:
     """Give the process what all its threads share, with LEADER still fully privileged; all its threads exist.
 
-    CORE is the leader's core_entry, MM the process's mm_entry. Raises RestoreError.
+    CORE is the leader's core_entry. Raises RestoreError.
     """
-    attributes.restore_early(leader, core.tc, mm)
+    attributes.restore_early(leader, core.tc)
     rlimits.restore(leader, core.tc)
     timers.create(leader, core.tc)
     signals.restore_process(leader, core.tc)

@@ -81,5 +81,3 @@ def _image(pid: int) -> Iterator[Obstacle]:
         head = program.read(_EI_CLASS + 1)
     if head[:4] == b"\x7fELF" and head[_EI_CLASS] != _ELFCLASS64:
         yield Obstacle(pid, "program", "it is a 32-bit program", "use its 64-bit build")
-    if not any(area.name == "[vdso]" for area in procfs.maps(pid)):
-        yield Obstacle(pid, "mapping [vdso]", "it has none", "start the machine without vdso=0, and the program without unmapping it")

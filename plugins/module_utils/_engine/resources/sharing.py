@@ -13,10 +13,10 @@ from typing import Dict, List, Mapping, Sequence
 
 from ..errors import Obstacle
 from ..kernel import procfs
+from ..kernel.clone import CLONE_FILES, CLONE_FS
 from ..kernel.kcmp import KCMP_FILES, KCMP_FS, group, kcmp
 from .pstree import FORK_BESIDE, Pstree, creation_plan
 
-CLONE_FS, CLONE_FILES = 0x200, 0x400  # include/uapi/linux/sched.h
 _KINDS = {"descriptor table": KCMP_FILES, "working directory": KCMP_FS}
 _REMEDY = "wait until it executes another program or ends, then dump it"
 

@@ -16,6 +16,7 @@ from ..kernel import procfs, ptrace
 from ..kernel.kcmp import KCMP_VM, kcmp
 from .rseq import leave_critical_section
 from .tracee import Tracee
+from .vdso import leave_vdso, places
 
 
 @dataclass(frozen=True)
@@ -141,6 +142,9 @@ class FrozenTree:
             )
         for thread in threads:
             thread.space = threads[0].space
+        ranges = places(pid)
+        for thread in threads:
+            leave_vdso(thread, ranges)
         return Task(pid, threads, self._stop_signals.get(pid, 0))
 
     def _seize_new(self) -> None:

@@ -13,10 +13,10 @@ import os
 import signal
 
 from ..kernel import ptrace
+from ..kernel.clone import CLONE_FILES, CLONE_FS, CLONE_VM
 from .tracee import Tracee
 
-# include/uapi/linux/sched.h, close_range.h
-CLONE_VM, CLONE_FS, CLONE_FILES = 0x100, 0x200, 0x400
+# include/uapi/linux/close_range.h
 CLOSE_RANGE_UNSHARE = 2
 _ALL_DESCRIPTORS = (1 << 32) - 1
 

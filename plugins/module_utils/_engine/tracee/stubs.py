@@ -14,13 +14,11 @@ from typing import Dict, List, Sequence
 
 from ..errors import RestoreError
 from ..kernel import ptrace
+from ..kernel.clone import CLONE_FILES, CLONE_FS, CLONE_PARENT, CLONE_SIGHAND, CLONE_SYSVSEM, CLONE_THREAD, CLONE_VM
 from ..kernel.syscall import syscall
 from .calls import Call
 from .tracee import CLONE_ARGS_SET_TID, Tracee, clone_args
 
-# include/uapi/linux/sched.h
-CLONE_VM, CLONE_FS, CLONE_FILES, CLONE_SIGHAND = 0x100, 0x200, 0x400, 0x800
-CLONE_PARENT, CLONE_THREAD, CLONE_SYSVSEM = 0x8000, 0x10000, 0x40000
 _THREAD = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM
 _OPTIONS = ptrace.O_SYSGOOD | ptrace.PTRACE_O_EXITKILL
 _SIGNAL_SET_SIZE = 8  # bytes of a sigset_t of the kernel's

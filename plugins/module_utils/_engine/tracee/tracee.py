@@ -19,6 +19,7 @@ from typing import Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 from ..errors import KernelError, TargetError
 from ..kernel import procfs, ptrace
+from ..kernel.clone import CLONE_PARENT_SETTID
 from ..kernel.kcmp import KCMP_VM, kcmp
 from ..kernel.syscall import number
 from .arch import x86_64 as arch
@@ -27,7 +28,6 @@ from .way_back import Gadgets, WayBack, find_gadgets, lay
 
 SCRATCH_SIZE = 1 << 16
 _CODE_SIZE = mmap.PAGESIZE
-_CLONE_PARENT_SETTID = 0x100000  # include/uapi/linux/sched.h
 _FRAME_SPACE = 1 << 14
 _TABLE_SPACE = SCRATCH_SIZE - _CODE_SIZE - _FRAME_SPACE
 _BELL_MARK = 0x5746_0000_5746  # si_value of our signal to ourselves
@@ -183,7 +183,7 @@ class Tracee:
     def _to_syscall_stop(self) -> None:
         while True:
             ptrace.cont_to_syscall(self.tid)
-            status = self._wait()
+            status = self.await_stop()
             if status.signal == signal.SIGTRAP | 0x80:
                 return
             self._note(status)
@@ -209,7 +209,7 @@ class Tracee:
         """
         table = self.open_scratch().table
         awaited = table + arch.ENTRY.size + 8  # the first argument of wait4: our own PID, no child's, until clone has put the child's there
-        calls = [Call("clone", (flags | _CLONE_PARENT_SETTID, 0, awaited)), Call("wait4", (self.pid, 0, ptrace.WALL, 0))]
+        calls = [Call("clone", (flags | CLONE_PARENT_SETTID, 0, awaited)), Call("wait4", (self.pid, 0, ptrace.WALL, 0))]
         with self._in_loop(calls, creates=True) as loop:
             with self._tracing_children():
                 if not self._run_to_child(loop.bell):
@@ -252,7 +252,7 @@ class Tracee:
         ptrace.set_options(self.tid, self.options | ptrace.O_TRACEEXEC)
         self._to_syscall_stop()
         ptrace.cont_to_syscall(self.tid)
-        if self._wait().event != ptrace.EVENT_EXEC:
+        if self.await_stop().event != ptrace.EVENT_EXEC:
             Reply(Call("execve"), arch.result(self.registers()), ()).check()
         self._to_syscall_stop()
         ptrace.set_options(self.tid, self.options)
@@ -337,7 +337,7 @@ class Tracee:
     def _run_on(self, bell: int) -> bool:
         """Let the thread run to its next stop; return whether it is at the end of its table."""
         ptrace.cont(self.tid)
-        status = self._wait()
+        status = self.await_stop()
         if status.signal == bell and not status.event and self._rung():
             return True
         self._note(status)
@@ -353,7 +353,8 @@ class Tracee:
         elif not status.event and status.signal != signal.SIGTRAP:
             self.resume_signal = status.signal
 
-    def _wait(self) -> ptrace.Status:
+    def await_stop(self) -> ptrace.Status:
+        """Return at which stop the thread has arrived. Raises TargetError when it was killed."""
         status = ptrace.wait(self.tid)
         if not status.stopped:
             raise TargetError(

@@ -9,7 +9,7 @@ import os
 from typing import Iterator, Protocol, Tuple
 
 from ..kernel import pagemap
-from ..resources.memory.mapping import VMA_AREA_VDSO, Mapping
+from ..resources.memory.mapping import VMA_AREA_AIORING, VMA_AREA_VDSO, Mapping
 
 
 class Contents:
@@ -57,8 +57,11 @@ class Pagemap:
     def content(self, mapping: Mapping, dirty: int, protect: bool = False) -> Contents:
         """Return the content of MAPPING; DIRTY is the category that tells a changed page, 0 for all are.
 
-        A page of a file is not the process's own, but the vDSO is dumped as a file's pages.
+        A page of a file is not the process's own, but the vDSO is dumped as a file's pages, and an AIO ring whole: the kernel
+        writes to pages of it that the process has not seen yet.
         """
+        if mapping.status & VMA_AREA_AIORING:
+            return Contents(pagemap.Runs([pagemap.Run(mapping.start, mapping.end, 0)]), 0, 0)
         unwanted = pagemap.PAGE_IS_PFNZERO | (0 if mapping.status & VMA_AREA_VDSO else pagemap.PAGE_IS_FILE)
         if self._scan:
             runs = pagemap.filled(self._fd, mapping.start, mapping.end, dirty, protect, file=bool(mapping.area.inode))

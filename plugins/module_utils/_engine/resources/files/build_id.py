@@ -40,19 +40,25 @@ def build_id(fd: int) -> bytes:
     fields = header.unpack(data)
     program = struct.Struct(order + _PHDR[elf_class])
     for index in range(fields[_E_PHNUM]):
-        segment = os.pread(fd, program.size, fields[_E_PHOFF] + index * fields[_E_PHENTSIZE])
+        segment = _part(fd, program.size, fields[_E_PHOFF] + index * fields[_E_PHENTSIZE])
         if len(segment) < program.size:
             break
         values = program.unpack(segment)
         if values[_P_TYPE] == PT_NOTE:
-            notes = os.pread(fd, min(values[_P_FILESZ[elf_class]], _MAX_NOTES), values[_P_OFFSET[elf_class]])
-            found = _in_notes(notes, struct.Struct(order + "III"))
+            notes = _part(fd, min(values[_P_FILESZ[elf_class]], _MAX_NOTES), values[_P_OFFSET[elf_class]])
+            found = in_notes(notes, struct.Struct(order + "III"))
             if found:
                 return found
     return b""
 
 
-def _in_notes(notes: bytes, header: struct.Struct) -> bytes:
+def _part(fd: int, size: int, offset: int) -> bytes:
+    """Return SIZE bytes at OFFSET, as many as there are: a damaged file may name places that no file can have."""
+    return os.pread(fd, size, offset) if offset < os.fstat(fd).st_size else b""
+
+
+def in_notes(notes: bytes, header: struct.Struct) -> bytes:
+    """Return the build-id in NOTES, whose entries begin with HEADER (three words); empty when there is none."""
     offset = 0
     while offset + header.size <= len(notes):
         name_size, size, kind = header.unpack_from(notes, offset)

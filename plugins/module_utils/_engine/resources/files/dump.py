@@ -76,6 +76,11 @@ class FilesDump:
         """
         return self._opened().add_open(local_fd, path, flags)
 
+    def mapped_socket(self, pid: int, inode: int) -> int:
+        """Return the file id of the socket INODE, whose memory PID maps. KernelError when it was not collected."""
+        self._warnings[f"process {pid}: the rings of a packet socket that it has mapped begin anew, without what is in them"] = None
+        return self._opened().socket_id(inode)
+
     def files_id(self, pid: int) -> int:
         """Return the id of the descriptor table of PID, which others may share. KeyError when PID was not collected."""
         return self._opened().table_ids[pid]
@@ -196,6 +201,13 @@ class _Collection:
                 raise UnsupportedError(obstacles)
             self._opened[key] = self.add_path(local, path, flags, 0, owner)
         return self._opened[key]
+
+    def socket_id(self, inode: int) -> int:
+        """Return the file id of the socket INODE. KernelError when no descriptor stands for it."""
+        for file in self._by_inode.get(inode, ()):
+            if file.link == f"socket:[{inode}]":
+                return self._file_ids[file.local]
+        raise KernelError(f"socket {inode}, which is mapped, was closed meanwhile; dump it again")
 
     def write(self, images: ImagesDir) -> None:
         """Write every image."""

@@ -20,6 +20,7 @@ from ...errors import ImagesError, Obstacle
 from ...images.chain import open_chain
 from ...images.image import ImagesDir
 from ...images.schema import message
+from ...kernel import hugetlb
 from ...kernel.syscall import syscall
 from ..memory.shared import SharedObject, fill, new_anonymous
 from .kind import Description, DumpContext, Entry, Kind, KindDump, KindRestore, OpenFile, RestoreContext
@@ -31,6 +32,8 @@ F_ADD_SEALS, F_GET_SEALS = 1033, 1034
 F_SEAL_SEAL = 0x1
 ANONYMOUS = "/dev/zero"
 """The name that the kernel gives to anonymous shared memory (shmem_zero_setup in mm/shmem.c)."""
+ANONYMOUS_HUGE = "/anon_hugepage"
+"""That of huge pages (hugetlb_file_setup in fs/hugetlbfs/inode.c)."""
 _PREFIX, _DELETED = "/memfd:", " (deleted)"
 _EINVAL = 22
 _FIRST_SHMID = 1 << 31
@@ -47,9 +50,11 @@ def device() -> int:
 
 
 def is_memory(link: str, status: os.stat_result) -> bool:
-    """Tell whether a file with the path LINK, as /proc shows it, is memory. Huge pages are on another filesystem."""
-    named = link.startswith(_PREFIX) or link == ANONYMOUS + _DELETED
-    return named and stat.S_ISREG(status.st_mode) and status.st_nlink == 0 and status.st_dev == device()
+    """Tell whether a file with the path LINK, as /proc shows it, is memory. Huge pages are on other filesystems."""
+    named = link.startswith(_PREFIX) or link in (ANONYMOUS + _DELETED, ANONYMOUS_HUGE + _DELETED)
+    if not named or not stat.S_ISREG(status.st_mode) or status.st_nlink:
+        return False
+    return status.st_dev == device() or status.st_dev in hugetlb.devices()
 
 
 def _name(link: str) -> str:
@@ -70,7 +75,7 @@ class MemfdDump(KindDump):
 
     def __init__(self, context: DumpContext) -> None:
         super().__init__(context)
-        self._inodes: dict[int, _Inode] = {}
+        self._inodes: dict[tuple[int, int], _Inode] = {}
 
     def check(self, file: OpenFile) -> Iterator[Obstacle]:
         """Return what keeps FILE from being dumped."""
@@ -108,7 +113,8 @@ class MemfdDump(KindDump):
 
     def _inode(self, local: int, link: str) -> _Inode:
         status = os.fstat(local)
-        if status.st_ino not in self._inodes:
+        key = status.st_dev, status.st_ino
+        if key not in self._inodes:
             number = len(self._inodes) + 1
             ours = open_again(local)
             entry = message("memfd_inode_entry")(
@@ -121,8 +127,11 @@ class MemfdDump(KindDump):
                 inode_id=number,
                 mode=status.st_mode,
             )
-            self._inodes[status.st_ino] = _Inode(ours, entry)
-        return self._inodes[status.st_ino]
+            shift = hugetlb.devices().get(status.st_dev)
+            if shift:
+                entry.hugetlb_flag = hugetlb.MFD_HUGETLB | hugetlb.encoded(shift)
+            self._inodes[key] = _Inode(ours, entry)
+        return self._inodes[key]
 
 
 class MemfdRestore(KindRestore):
@@ -133,15 +142,12 @@ class MemfdRestore(KindRestore):
         self._unsealed: list[tuple[int, int]] = []
 
     def check(self, entries: Mapping[int, Entry]) -> Iterator[Obstacle]:
-        """Return the objects of huge pages, which only CRIU makes images of."""
+        """Return nothing: what they need is memory. Raises ImagesError for a file of no object."""
         inodes = self._inodes()
-        for file_id, entry in entries.items():
-            inode = inodes.get(entry.inode_id)
-            if inode is None:
+        for entry in entries.values():
+            if entry.inode_id not in inodes:
                 raise ImagesError(f"{self.context.images.file('memfd')} has no object {entry.inode_id}; use another copy of the dump")
-            if inode.hugetlb_flag:
-                where = f"memfd {inode.name} ({self.context.holder(file_id) or 'mapped'})"
-                yield Obstacle(0, where, "it consists of huge pages, which are not supported yet", "restore it with CRIU")
+        return iter(())
 
     def open(self, entries: Mapping[int, Entry]) -> Mapping[int, int]:
         """Make and fill all objects, and open each as often as it was open."""
@@ -197,7 +203,9 @@ def _make(inode: Entry) -> int:
     """Return a descriptor of a new, empty object like INODE. Raises OSError."""
     if inode.name == ANONYMOUS and inode.seals == F_SEAL_SEAL:
         return new_anonymous(inode.size)
-    flags = MFD_CLOEXEC | (0 if inode.seals == F_SEAL_SEAL else MFD_ALLOW_SEALING)
+    if inode.name == ANONYMOUS_HUGE and inode.seals == F_SEAL_SEAL and inode.hugetlb_flag:
+        return new_anonymous(inode.size, hugetlb.MAP_HUGETLB | hugetlb.encoded(hugetlb.shift_of(inode.hugetlb_flag)))
+    flags = inode.hugetlb_flag | MFD_CLOEXEC | (0 if inode.seals == F_SEAL_SEAL else MFD_ALLOW_SEALING)
     name = inode.name.encode() + b"\0"
     try:
         return syscall("memfd_create", name, flags | MFD_EXEC)

@@ -37,10 +37,8 @@ _ANONYMOUS = {
     "kvm-vcpu:0": ("a virtual machine", "save the machine's state with its own tools"),
 }
 _MOUNTED_NOWHERE: Mapping[str, tuple[str, str]] = {
-    "/memfd:": ("memory of huge pages made by memfd_create, which is not carried yet", "run the program without MFD_HUGETLB"),
     "/secretmem": ("secret memory, which cannot be read", "run the program without memfd_secret"),
     "/SYSV": ("a System V shared memory segment", _CLOSE),
-    "/anon_hugepage": ("anonymous huge pages opened as a file", _CLOSE),
 }
 
 

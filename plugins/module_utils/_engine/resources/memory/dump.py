@@ -96,6 +96,7 @@ class MemoryDump:
         self._kept = ExitStack()
         self._open_files = ExitStack()
         self._shared = SharedMemory(directory.path)
+        self._huge = False
         self.freeze = "hold"
         self.write_time = 0.0
         """Seconds spent in writing pages."""
@@ -132,6 +133,7 @@ class MemoryDump:
                     raise
                 # another mapping took its place since we looked: it counts as changed for the next dump
         tracked.tracker.settle()
+        self._huge = self._huge or any(mapping.huge_shift and mapping.private for mapping in found)
         if tracked.assumed:
             self._assumed[pid] = tuple(found)
         self._scans.append(TaskScan(pid, tracked.telling, tuple(contents)))
@@ -197,6 +199,8 @@ class MemoryDump:
         return True
 
     def _why_no_snapshot(self, tree: FrozenTree) -> str:
+        if self._huge:
+            return "its huge pages would have to be copied when it writes to them, and there may be none left"
         for task in tree.tasks:
             reaper = task.leader.batch([Call("prctl", (PR_GET_CHILD_SUBREAPER, Out(4))), Call("getpid")])
             if any(reaper[0].outs[0]) or reaper[1].value == 1:

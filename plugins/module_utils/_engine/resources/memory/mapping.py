@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import mmap
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
 from ...errors import Obstacle, RestoreError
@@ -15,12 +15,14 @@ from ...images.schema import message
 from ...images.shared_objects import VMA_ANON_SHARED as VMA_ANON_SHARED
 from ...images.shared_objects import VMA_AREA_SYSVIPC as VMA_AREA_SYSVIPC
 from ...images.shared_objects import object_sizes as object_sizes
-from ...kernel import procfs
+from ...kernel import hugetlb, procfs
 from ...kernel.procfs import Area
 from ...kernel.sysvipc import SHM_EXEC, SHM_RDONLY
 from ...tracee.calls import Call
 from ..files import memfd
 from ..files.dump import FilesDump
+from . import packet_ring, vdso_mark
+from .vdso_mark import VVAR_NAMES
 
 # CRIU's status bits of a vma_entry (criu/include/image.h)
 VMA_AREA_REGULAR = 1 << 0
@@ -32,9 +34,11 @@ VMA_FILE_PRIVATE = 1 << 6
 VMA_FILE_SHARED = 1 << 7
 VMA_ANON_PRIVATE = 1 << 9
 VMA_AREA_VVAR = 1 << 12
+VMA_AREA_SOCKET = 1 << 11
+VMA_AREA_AIORING = 1 << 13
 VMA_AREA_MEMFD = 1 << 14
 VMA_AREA_GUARD = 1 << 16
-_RESTORABLE = VMA_FILE_PRIVATE | VMA_FILE_SHARED | VMA_ANON_SHARED | VMA_ANON_PRIVATE
+_RESTORABLE = VMA_FILE_PRIVATE | VMA_FILE_SHARED | VMA_ANON_SHARED | VMA_ANON_PRIVATE | VMA_AREA_SOCKET
 
 # include/uapi/asm-generic/mman.h, mman-common.h
 MAP_DROPPABLE = 0x08  # a type, as MAP_PRIVATE is: Linux 6.11
@@ -50,10 +54,12 @@ _LASTING = frozenset(_ADVICE_OF) | {"gd", "nr"}
 _EARLY_ADVICE = (MADV_HUGEPAGE, MADV_NOHUGEPAGE)
 """What decides the size of the pages that a mapping is filled with."""
 _PROT_OF = {"r": mmap.PROT_READ, "w": mmap.PROT_WRITE, "x": mmap.PROT_EXEC}
-_VVAR_NAMES = ("[vvar]", "[vvar_vclock]")
 _SYSV_NAME = "/SYSV"
-_MEMORY_NAMES = ("/memfd:", "/dev/zero (deleted)", "[anon_shmem:")
+_AIO_NAME, _SOCKET_NAME = "/[aio]", "socket:["
+_HUGE_NAME = "/anon_hugepage"
+_MEMORY_NAMES = ("/memfd:", "/dev/zero (deleted)", "[anon_shmem:", _HUGE_NAME)
 """What maps shows of memory that is a file: memfd_create(2), MAP_SHARED | MAP_ANONYMOUS, the same with a name (PR_SET_VMA_ANON_NAME)."""
+_HUGE_NAMES = ("/memfd:", _SYSV_NAME, _HUGE_NAME)
 _NO_FD = (1 << 64) - 1
 
 
@@ -64,6 +70,8 @@ class Mapping:
     area: Area
     status: int
     """VMA_… bits."""
+    huge_shift: int = 0
+    """The binary logarithm of the size of its pages where they are huge ones of hugetlbfs, else 0."""
 
     @property
     def start(self) -> int:
@@ -81,18 +89,19 @@ class Mapping:
     def holds_pages(self) -> bool:
         """Tell whether the pages of this mapping belong to the dump of its task."""
         droppable = "dp" in self.area.vm_flags  # the kernel may drop its content any time
-        return self.private and not droppable and not self.status & (VMA_AREA_VVAR | VMA_AREA_VSYSCALL)
+        held = self.private or bool(self.status & VMA_AREA_AIORING)
+        return held and not droppable and not self.status & (VMA_AREA_VVAR | VMA_AREA_VSYSCALL)
 
     @property
     def trackable(self) -> bool:
         """Tell whether writes to it can be told by write-protection: private anonymous memory."""
         special = VMA_AREA_VDSO | VMA_AREA_VVAR | VMA_AREA_VSYSCALL
-        return bool(self.status & VMA_ANON_PRIVATE) and not self.status & special
+        return bool(self.status & VMA_ANON_PRIVATE) and not self.status & special and not self.huge_shift
 
     @property
     def forked(self) -> bool:
-        """Tell whether a copy of the address space by fork(2) has its pages."""
-        return not self.area.vm_flags & {"dc", "wf"}
+        """Tell whether a copy of the address space by fork(2) has its pages, and keeps them. Of huge pages the pool may run out."""
+        return not self.area.vm_flags & {"dc", "wf"} and not self.huge_shift and not self.status & VMA_AREA_AIORING
 
     @property
     def copied(self) -> bool:
@@ -101,7 +110,7 @@ class Mapping:
 
     def unregistered(self) -> Mapping:
         """Return the same without the flag that it is registered for write-protection: what takes its place would not be."""
-        return Mapping(self.area._replace(vm_flags=self.area.vm_flags - {"uw"}), self.status)
+        return replace(self, area=self.area._replace(vm_flags=self.area.vm_flags - {"uw"}))
 
     @property
     def readable(self) -> bool:
@@ -136,29 +145,46 @@ def same_flags(known: Sequence[Mapping], pid: int, copied: bool) -> bool:
     return True
 
 
-def _mappings(pid: int, areas: Iterable[Area]) -> List[Mapping]:
+def _mappings(pid: int, areas: Sequence[Area]) -> List[Mapping]:
     found: List[Mapping] = []
-    heap, memory = procfs.stat(pid).start_brk, memfd.device()
-    memory_device = f"{os.major(memory):02x}:{os.minor(memory):02x}"
-    for area in areas:
-        mapping = Mapping(area, _status(area, heap, memory_device))
+    mark = vdso_mark.find(pid, areas)
+    heap, devices = procfs.stat(pid).start_brk, _memory_devices(areas)
+    for area in mark.own(areas) if mark else areas:
+        kept = {mark.vdso: VMA_AREA_VDSO, mark.vvar: VMA_AREA_VVAR}.get(area.start, 0) if mark else 0
+        mapping = Mapping(area, _status(area, heap, devices) | kept, devices.get(area.device, 0))
         if found and mapping.status & found[-1].status & VMA_AREA_VVAR and found[-1].end == area.start:
             mapping = Mapping(found.pop().area._replace(end=area.end), mapping.status)
         found.append(mapping)
     return found
 
 
-def _status(area: Area, heap: int, memory_device: str) -> int:
+def _memory_devices(areas: Sequence[Area]) -> Dict[str, int]:
+    """Return the filesystems of memory that is a file, as maps shows them, with the size of their huge pages, 0 for ordinary ones."""
+    found = {memfd.device(): 0}
+    if any(area.name.startswith(_HUGE_NAMES) and area.device != _shown(*found) for area in areas):
+        found.update(hugetlb.devices())
+    return {_shown(device): shift for device, shift in found.items()}
+
+
+def _shown(device: int) -> str:
+    return f"{os.major(device):02x}:{os.minor(device):02x}"
+
+
+def _status(area: Area, heap: int, devices: Dict[str, int]) -> int:
     if area.name == "[vsyscall]":
         return VMA_AREA_VSYSCALL | VMA_ANON_PRIVATE
     if area.name == "[vdso]":
         return VMA_AREA_REGULAR | VMA_AREA_VDSO | VMA_ANON_PRIVATE
-    if area.name in _VVAR_NAMES:
+    if area.name in VVAR_NAMES:
         return VMA_AREA_REGULAR | VMA_AREA_VVAR | VMA_ANON_PRIVATE
-    if area.shared and area.device == memory_device and area.name.startswith(_SYSV_NAME):
+    if area.shared and area.device in devices and area.name.startswith(_SYSV_NAME):
         return VMA_AREA_REGULAR | VMA_ANON_SHARED | VMA_AREA_SYSVIPC
-    if area.inode:
-        memory = area.device == memory_device and area.name.startswith(_MEMORY_NAMES)
+    if area.name.startswith(_AIO_NAME) and area.shared:
+        return VMA_AREA_AIORING
+    if area.name.startswith(_SOCKET_NAME):
+        return VMA_AREA_REGULAR | VMA_AREA_SOCKET
+    if area.inode and not (devices.get(area.device) and area.name.startswith(_HUGE_NAME) and not area.shared):
+        memory = area.device in devices and area.name.startswith(_MEMORY_NAMES)
         return VMA_AREA_REGULAR | (VMA_FILE_SHARED if area.shared else VMA_FILE_PRIVATE) | (VMA_AREA_MEMFD if memory else 0)
     return VMA_AREA_REGULAR | VMA_ANON_PRIVATE | (VMA_AREA_HEAP if area.name == "[heap]" or area.start == heap else 0)
 
@@ -166,7 +192,7 @@ def _status(area: Area, heap: int, memory_device: str) -> int:
 def obstacles(pid: int, mappings: Sequence[Mapping]) -> Iterator[Obstacle]:
     """Yield each mapping of PID that cannot be carried."""
     for mapping in mappings:
-        refused = _refused(mapping)
+        refused = packet_ring.refused(pid, mapping.area) if mapping.status & VMA_AREA_SOCKET else _refused(mapping)
         if refused:
             area = mapping.area
             yield Obstacle(pid, f"mapping {area.start:x}-{area.end:x} ({area.name or 'anonymous'})", *refused)
@@ -177,18 +203,15 @@ def _refused(mapping: Mapping) -> Optional[Tuple[str, str]]:
     if mapping.status & (VMA_AREA_VVAR | VMA_AREA_VDSO | VMA_AREA_VSYSCALL):
         return None
     for start, why, remedy in (
-        ("/[aio]", "an AIO ring cannot be restored", "end asynchronous I/O (io_destroy) before the dump"),
         ("anon_inode:", "memory of a kernel object cannot be carried", "close it before the dump"),
-        ("/anon_hugepage", "huge pages of hugetlbfs are not supported yet", "run it without MAP_HUGETLB"),
         ("[uprobes]", "a uprobe is active in it", "end the tracer that set it"),
-        ("socket:", "a packet-socket ring is not supported", "close the socket before the dump"),
     ):
         if name.startswith(start):
             return why, remedy
     if flags & {"io", "pf"}:
         return "it maps a device, whose state no dump can hold", "close the device before the dump"
-    if "ht" in flags:
-        return "huge pages of hugetlbfs are not supported yet", "run it without hugetlbfs"
+    if "ht" in flags and not mapping.huge_shift:
+        return "files of a mounted hugetlbfs are not supported yet", "run it with memfd_create(MFD_HUGETLB) or MAP_HUGETLB"
     if "ss" in flags:
         return "a shadow stack is not supported yet", "run it without user shadow stacks (glibc.cpu.x86_shstk=off)"
     if "um" in flags:
@@ -209,12 +232,16 @@ def _entry(pid: int, mapping: Mapping, files: FilesDump) -> Any:
     if mapping.status & VMA_AREA_SYSVIPC:
         flags |= mmap.MAP_ANONYMOUS  # as CRIU has it
     flags |= sum(_FLAG_OF[flag] for flag in area.vm_flags if flag in _FLAG_OF)
+    if mapping.huge_shift:
+        flags |= hugetlb.MAP_HUGETLB | hugetlb.encoded(mapping.huge_shift)
     entry = message("vma_entry")(
         start=area.start, end=area.end, pgoff=0, shmid=0, prot=_prot(area), flags=flags, status=mapping.status, fd=-1
     )
     advice = sum(1 << _ADVICE_OF[flag] for flag in area.vm_flags if flag in _ADVICE_OF)
     if advice:
         entry.madv = advice
+    if mapping.status & VMA_AREA_SOCKET:
+        entry.shmid, entry.pgoff = files.mapped_socket(pid, area.inode), area.offset
     if mapping.status & VMA_AREA_SYSVIPC:
         entry.shmid, entry.fdflags = area.inode, os.O_RDWR if "mw" in area.vm_flags else os.O_RDONLY
     if mapping.status & (VMA_FILE_PRIVATE | VMA_FILE_SHARED):
@@ -234,35 +261,6 @@ def _add_file(pid: int, area: Area, access: int, files: FilesDump) -> int:
         return files.add_open(fd, os.readlink(path), access)
     finally:
         os.close(fd)
-
-
-@dataclass(frozen=True)
-class VdsoParts:
-    """Where the special mappings of a task lie: (start, size) by "vdso" or "vvar"; absent ones left out."""
-
-    parts: Dict[str, Tuple[int, int]]
-
-    @staticmethod
-    def of_task(pid: int) -> VdsoParts:
-        """Return those of PID."""
-        parts: Dict[str, Tuple[int, int]] = {}
-        for area in procfs.maps(pid):
-            if area.name == "[vdso]":
-                parts["vdso"] = area.start, area.end - area.start
-            elif area.name in _VVAR_NAMES:
-                start, size = parts.get("vvar", (area.start, 0))
-                parts["vvar"] = start, size + area.end - area.start
-        return VdsoParts(parts)
-
-    @staticmethod
-    def of_image(vmas: Sequence[Any]) -> VdsoParts:
-        """Return those of an mm image."""
-        names = {VMA_AREA_VDSO: "vdso", VMA_AREA_VVAR: "vvar"}
-        return VdsoParts({name: (vma.start, vma.end - vma.start) for vma in vmas for bit, name in names.items() if vma.status & bit})
-
-    @property
-    def sizes(self) -> Dict[str, int]:
-        return {name: size for name, (_start, size) in self.parts.items()}
 
 
 def map_calls(vmas: Sequence[Any], filled: Sequence[bool], local: Callable[[Any], int]) -> List[Call]:

@@ -11,8 +11,8 @@ from typing import Any, Sequence, Tuple
 
 from ...images.schema import message
 from ...kernel import procfs
-from ...kernel.prctl import PR_GET_DUMPABLE, PR_GET_THP_DISABLE, PR_SET_MM, PR_SET_MM_MAP, PR_SET_THP_DISABLE
-from ...tracee.calls import Call, Struct
+from ...kernel.prctl import PR_SET_MM, PR_SET_MM_MAP
+from ...tracee.calls import Struct
 from ...tracee.tracee import Tracee
 from ..files.dump import FilesDump
 
@@ -21,9 +21,8 @@ _AUXV_POINTER = 11 * 8
 
 
 def dump_mm(leader: Tracee, vmas: Sequence[Any], files: FilesDump) -> Any:
-    """Return the mm_entry of a stopped task. Raises OSError, UnsupportedError."""
-    calls = [Call("brk", (0,)), Call("prctl", (PR_GET_DUMPABLE,)), Call("prctl", (PR_GET_THP_DISABLE, 0, 0, 0, 0))]
-    brk, dumpable, thp = leader.batch(calls)
+    """Return the mm_entry of a stopped task, without its attributes. Raises OSError, UnsupportedError."""
+    brk = leader.call("brk", 0)
     stat, auxv = procfs.stat(leader.pid), procfs.auxv(leader.pid)
     return message("mm_entry")(
         mm_start_code=stat.start_code,
@@ -32,7 +31,7 @@ def dump_mm(leader: Tracee, vmas: Sequence[Any], files: FilesDump) -> Any:
         mm_end_data=stat.end_data,
         mm_start_stack=stat.start_stack,
         mm_start_brk=stat.start_brk,
-        mm_brk=brk.value,
+        mm_brk=brk,
         mm_arg_start=stat.arg_start,
         mm_arg_end=stat.arg_end,
         mm_env_start=stat.env_start,
@@ -40,8 +39,6 @@ def dump_mm(leader: Tracee, vmas: Sequence[Any], files: FilesDump) -> Any:
         exe_file_id=_add_program(leader.pid, files),
         mm_saved_auxv=_without_end(struct.unpack(f"<{len(auxv) // 8}Q", auxv)),
         vmas=vmas,
-        dumpable=dumpable.value,
-        thp_disabled=bool(thp.value),
     )
 
 
@@ -82,5 +79,3 @@ def restore_mm(leader: Tracee, entry: Any, program: int) -> None:
         program,
     )
     leader.call("prctl", PR_SET_MM, PR_SET_MM_MAP, Struct(numbers, ((_AUXV_POINTER, auxv),)), len(numbers), 0)
-    if entry.thp_disabled:
-        leader.call("prctl", PR_SET_THP_DISABLE, 1, 0, 0, 0)

@@ -5,22 +5,22 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Sequence
 
-from ...errors import Obstacle, RestoreError
+from ...errors import RestoreError
 from ...images.chain import Extent
 from ...images.pagemap import PAGE_SIZE
 from ...kernel import procfs
 from ...tracee.calls import Call, Reply
 from ...tracee.tracee import SCRATCH_SIZE, Tracee
-from .mapping import MADV_POPULATE_WRITE, VMA_AREA_VDSO, VMA_AREA_VSYSCALL, VMA_AREA_VVAR, VdsoParts, map_calls, settle_calls
+from . import aio, vdso
+from .mapping import MADV_POPULATE_WRITE, VMA_AREA_VDSO, VMA_AREA_VSYSCALL, VMA_AREA_VVAR, map_calls, settle_calls
+from .vdso import VdsoParts
 
 TASK_SIZE = (1 << 47) - PAGE_SIZE
 """The end of the address space of a task, x86-64 with four levels of page tables."""
 _LOWEST = 1 << 32
-_MREMAP_MAYMOVE, _MREMAP_FIXED = 1, 2
 _PART = 1 << 20
 """Bytes: fits the processor's cache."""
 
@@ -54,34 +54,9 @@ def find_parking(mms: Iterable[Any], stub: Tracee) -> Parking:
 def clear(stub: Tracee, parking: Parking) -> None:
     """Leave nothing in the address space of STUB but what waits in PARKING. Raises OSError."""
     stub.open_scratch(parking.address)
-    _move_special(stub, parking.special)
+    vdso.move(stub, parking.special)
     end = parking.special + sum(VdsoParts.of_task(stub.pid).sizes.values())
     _check(stub.batch([Call("munmap", (0, parking.address)), Call("munmap", (end, TASK_SIZE - end))]))
-
-
-def _move_special(stub: Tracee, target: int) -> None:
-    """Move vvar and vDSO to TARGET, side by side in the order they have."""
-    calls = []
-    areas = [area for area in procfs.maps(stub.pid) if area.name in ("[vvar]", "[vvar_vclock]", "[vdso]")]
-    for area in areas:
-        size = area.end - area.start
-        calls.append(Call("mremap", (area.start, size, size, _MREMAP_MAYMOVE | _MREMAP_FIXED, target)))
-        target += size
-    stub.moved()
-    _check(stub.batch(calls))
-
-
-def check_vdso(pid: int, vmas: Sequence[Any]) -> List[Obstacle]:
-    """Return what stands in the way of giving a task with VMAS the vDSO of this kernel."""
-    wanted, ours = VdsoParts.of_image(vmas).sizes, VdsoParts.of_task(os.getpid()).sizes
-    if not wanted or wanted == ours:
-        return []
-    why = f"its vDSO has other sizes ({_sizes(wanted)}) than this kernel's ({_sizes(ours)})"
-    return [Obstacle(pid, "vDSO", why, "restore it on the kernel that it was dumped on, or with CRIU")]
-
-
-def _sizes(sizes: Dict[str, int]) -> str:
-    return ", ".join(f"{name} {size // PAGE_SIZE} pages" for name, size in sorted(sizes.items())) or "none"
 
 
 def build(stub: Tracee, mm: Any, extents: Sequence[Extent], pages: Dict[str, int], local: Callable[[Any], int]) -> int:
@@ -89,15 +64,21 @@ def build(stub: Tracee, mm: Any, extents: Sequence[Extent], pages: Dict[str, int
 
     PAGES: the task's descriptors of the pages files by path. LOCAL: of what a vma_entry maps. Raises OSError, RestoreError.
     """
-    extents = list(_without_special(mm.vmas, extents))
-    filled = _filled(mm.vmas, extents)
-    _check(stub.batch(map_calls(mm.vmas, filled, local)))
+    proxy = vdso.plan(mm.vmas, extents)
+    vmas = aio.as_memory(vdso.as_memory(mm.vmas) if proxy else mm.vmas)
+    extents = list(_without_special(vmas, extents))
+    filled = _filled(vmas, extents)
+    _check(stub.batch(map_calls(vmas, filled, local)))
     calls = list(_fill_calls(extents, pages))
     for call, reply in zip(calls, stub.batch(calls)):
         if call.name == "pread64" and reply.check() != call.args[2]:
             raise RestoreError(f"the pages of process {stub.pid} could not be read whole; verify the dump")
-    _check(stub.batch(settle_calls(mm.vmas, filled)))
-    _place_special(stub, VdsoParts.of_image(mm.vmas))
+    _check(stub.batch(settle_calls(vmas, filled)))
+    aio.restore(stub, mm.aios)
+    if proxy:
+        vdso.place_beside(stub, proxy)
+    else:
+        vdso.place(stub, vmas)
     return sum(extent.pages for extent in extents)
 
 
@@ -162,22 +143,6 @@ def _parts(extents: Iterable[Extent]) -> Iterator[List[Extent]]:
                 part, size = [], 0
     if part:
         yield part
-
-
-def _place_special(stub: Tracee, wanted: VdsoParts) -> None:
-    """Move vvar and vDSO to where the task had them, or drop them if it had none."""
-    calls = []
-    offsets = {name: start for name, (start, _size) in wanted.parts.items()}
-    for area in procfs.maps(stub.pid):
-        name = "vvar" if area.name in ("[vvar]", "[vvar_vclock]") else "vdso" if area.name == "[vdso]" else ""
-        size = area.end - area.start
-        if name in offsets:
-            calls.append(Call("mremap", (area.start, size, size, _MREMAP_MAYMOVE | _MREMAP_FIXED, offsets[name])))
-            offsets[name] += size
-        elif name:
-            calls.append(Call("munmap", (area.start, size)))
-    stub.moved()
-    _check(stub.batch(calls))
 
 
 def _check(replies: Sequence[Reply]) -> None:

@@ -21,7 +21,10 @@ from ...images.chain import Extent
 from ...images.fault import fault
 from ...images.image import ImagesDir
 from ...images.pagemap import PAGE_SIZE, Run, pages_path, write_runs
+from ...kernel import hugetlb
 
+_CHUNK = 1 << 21
+"""Bytes of an object of huge pages that are read at once."""
 _LARGEST = 1 << 30
 """Bytes moved by one system call, which takes less than 2 GiB."""
 
@@ -51,8 +54,10 @@ class SharedMemory:
 
     def copy(self, first_id: int, objects: Sequence[SharedObject]) -> None:
         """Write the content of OBJECTS, from pages file FIRST_ID on; the tree stands still. Raises ImagesError, OSError."""
+        huge = hugetlb.devices() if objects else {}
         for pages_id, (shmid, local) in enumerate(objects, start=first_id):
-            runs = tuple(Run(start, (end - start) // PAGE_SIZE, False) for start, end in _filled(local))
+            ranges = _filled_huge(local) if os.fstat(local).st_dev in huge else _filled(local)
+            runs = tuple(Run(start, (end - start) // PAGE_SIZE, False) for start, end in ranges)
             self._copy(local, runs, pages_path(self._images_dir, pages_id))
             self._objects.append(_Object(shmid, pages_id, runs))
 
@@ -84,7 +89,12 @@ class SharedMemory:
 
 def _send(target: int, source: int, start: int, end: int) -> None:
     while start < end:
-        done = os.sendfile(target, source, start, min(_LARGEST, end - start))
+        try:
+            done = os.sendfile(target, source, start, min(_LARGEST, end - start))
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            done = os.write(target, os.pread(source, min(_CHUNK, end - start), start))  # hugetlbfs can only be read
         if not done:
             return  # the object ends within its last page
         start += done
@@ -104,10 +114,19 @@ def _filled(fd: int) -> Iterator[Tuple[int, int]]:
         yield start, -(-at // PAGE_SIZE) * PAGE_SIZE
 
 
-def new_anonymous(size: int) -> int:
-    """Return a descriptor of new anonymous shared memory of SIZE bytes. Raises OSError."""
+def _filled_huge(fd: int) -> Iterator[Tuple[int, int]]:
+    """Yield the ranges of FD that are not zeros: hugetlbfs does not tell its holes."""
+    at, zeros = 0, bytes(_CHUNK)
+    while content := os.pread(fd, _CHUNK, at):
+        if content != zeros[: len(content)]:
+            yield at, at + len(content)
+        at += len(content)
+
+
+def new_anonymous(size: int, flags: int = 0) -> int:
+    """Return a descriptor of new anonymous shared memory of SIZE bytes, made with FLAGS. Raises OSError."""
     length = max(size, 1)
-    memory = mmap.mmap(-1, length, flags=mmap.MAP_SHARED | mmap.MAP_ANONYMOUS)
+    memory = mmap.mmap(-1, length, flags=mmap.MAP_SHARED | mmap.MAP_ANONYMOUS | flags)
     address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
     end = address + -(-length // PAGE_SIZE) * PAGE_SIZE
     return os.open(f"/proc/self/map_files/{address:x}-{end:x}", os.O_RDWR | os.O_CLOEXEC)

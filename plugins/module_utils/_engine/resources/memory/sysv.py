@@ -17,7 +17,7 @@ from ...errors import Obstacle, RestoreError, UnsupportedError
 from ...images.chain import Chain
 from ...images.image import ImagesDir
 from ...images.schema import message
-from ...kernel import sysvipc
+from ...kernel import hugetlb, sysvipc
 from ...kernel.pagemap import PAGE_SIZE
 from ...kernel.procfs import maps
 from ...kernel.syscall import syscall
@@ -68,7 +68,9 @@ class SysvDump:
     def write(self, images: ImagesDir) -> None:
         """Write what the segments are."""
         if self._attached:
-            images.write(IMAGE, [_entry(self._segments[shmid]) for shmid in self._attached])
+            huge = hugetlb.devices()
+            shifts = {shmid: huge.get(os.fstat(local).st_dev, 0) for shmid, local in self._attached.items()}
+            images.write(IMAGE, [_entry(self._segments[shmid], shift) for shmid, shift in shifts.items()])
 
 
 def obstacles(surveys: Dict[int, Sequence[Mapping]]) -> Iterator[Obstacle]:
@@ -82,14 +84,20 @@ def obstacles(surveys: Dict[int, Sequence[Mapping]]) -> Iterator[Obstacle]:
         where = f"mapping {area.start:x}-{area.end:x} ({area.name})"
         if segment is None:
             yield Obstacle(pid, where, "its segment is of another IPC namespace", "run the engine inside it (nsenter)")
-        elif area.offset or area.end - area.start != -(-segment.size // PAGE_SIZE) * PAGE_SIZE:
+        elif area.offset or area.end - area.start != _whole(segment.size, mapping.huge_shift):
             yield Obstacle(pid, where, f"it is a part of segment {segment.id} only", "detach it before the dump")
         elif segment.attachments > sum(other.area.inode == segment.id for _pid, other in attached):
             why = f"segment {segment.id} is attached by a process outside of the tree too"
             yield Obstacle(pid, where, why, "dump a tree that holds all of them, or detach it there")
 
 
-def _entry(segment: Segment) -> Any:
+def _whole(size: int, huge_shift: int) -> int:
+    """Return SIZE bytes rounded up to pages, huge ones where HUGE_SHIFT is not 0."""
+    page = 1 << huge_shift if huge_shift else PAGE_SIZE
+    return -(-size // page) * page
+
+
+def _entry(segment: Segment, huge_shift: int) -> Any:
     description = message("ipc_desc_entry")(
         key=segment.key & 0xFFFFFFFF,
         uid=segment.uid,
@@ -99,7 +107,10 @@ def _entry(segment: Segment) -> Any:
         mode=segment.mode,
         id=segment.id,
     )
-    return message("ipc_shm_entry")(desc=description, size=segment.size, in_pagemaps=True)
+    entry = message("ipc_shm_entry")(desc=description, size=segment.size, in_pagemaps=True)
+    if huge_shift:
+        entry.hugetlb_flag = hugetlb.SHM_HUGETLB | hugetlb.encoded(huge_shift)
+    return entry
 
 
 class SysvRestore:
@@ -138,7 +149,8 @@ class SysvRestore:
         for entry in self._entries:
             description = entry.desc
             if description.id not in found:
-                made = sysvipc.create(description.id, _key(entry), entry.size, description.mode, (description.cuid, description.cgid))
+                mode = description.mode & 0o777 | entry.hugetlb_flag
+                made = sysvipc.create(description.id, _key(entry), entry.size, mode, (description.cuid, description.cgid))
                 self._made.append(made)
                 if made != description.id:
                     raise RestoreError(f"System V shared memory segment {description.id} cannot be made: its id is taken; restore again")
@@ -171,7 +183,8 @@ def _fill(entry: Any, chain: Chain) -> None:
         local = os.open(f"/proc/self/map_files/{area.start:x}-{area.end:x}", os.O_RDWR | os.O_CLOEXEC)
         try:
             os.ftruncate(local, 0)
-            fill(local, entry.size, chain.iterate_extents(f"pagemap-shmem-{entry.desc.id}"))
+            size = _whole(entry.size, hugetlb.shift_of(entry.hugetlb_flag)) if entry.hugetlb_flag else entry.size
+            fill(local, size, chain.iterate_extents(f"pagemap-shmem-{entry.desc.id}"))
         finally:
             os.close(local)
     finally:

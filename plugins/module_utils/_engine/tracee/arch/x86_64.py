@@ -12,6 +12,7 @@ from ...kernel.syscalls_x86_64 import NUMBERS
 
 SYSCALL_INSTRUCTION = b"\x0f\x05"
 SYSCALL_RET = b"\x0f\x05\xc3"
+_MOV_EAX = b"\xb8"
 RESTORER = bytes.fromhex("48c7c00f0000000f05")  # mov rax, 15; syscall: what every C library has, and the unwinder knows it by
 RED_ZONE = 128  # bytes below the stack pointer that are in use (System V ABI, AMD64 supplement 3.2.2)
 
@@ -48,6 +49,40 @@ entry that r15 points at ends, instead of running its parent's code."""
 
 ENTRY = struct.Struct("<8Q")
 _NO_SYSCALL = (1 << 64) - 1
+
+
+_AT_SYSINFO_EHDR = 33  # include/uapi/linux/auxvec.h
+_VDSO_CALLS = {
+    "__vdso_clock_gettime": "clock_gettime",
+    "__vdso_clock_getres": "clock_getres",
+    "__vdso_gettimeofday": "gettimeofday",
+    "__vdso_time": "time",
+    "__vdso_getcpu": "getcpu",
+}
+"""The functions of the vDSO that are system calls with the same arguments (arch/x86/entry/vdso/vdso.lds.S)."""
+_FAIL = bytes.fromhex("48c7c0daffffffc3")  # mov rax, -38 (ENOSYS); ret
+_CALL = struct.Struct("<cI3s")  # mov eax, number; syscall; ret
+_JUMP = struct.Struct("<2sQ2s")  # movabs rax, address; jmp rax
+
+
+def vdso_address(auxv: bytes) -> int:
+    """Return where the program was told that its vDSO is, 0 for nowhere."""
+    return next((value for key, value in struct.iter_unpack("<2Q", auxv) if key == _AT_SYSINFO_EHDR), 0)
+
+
+def vdso_jump(address: int) -> bytes:
+    """Return the code that a function of the vDSO becomes so that the one at ADDRESS does its work."""
+    return _JUMP.pack(b"\x48\xb8", address, b"\xff\xe0")
+
+
+def vdso_call(function: str) -> bytes:
+    """Return the code that FUNCTION of the vDSO becomes where the kernel has no such function: its system call, or a failure."""
+    name = _VDSO_CALLS.get(function if function.startswith("__vdso_") else f"__vdso_{function}")
+    if name:
+        return _CALL.pack(_MOV_EAX, NUMBERS[name], SYSCALL_RET)
+    if function in ("__vdso_getrandom", "getrandom"):  # asked how to use it (r8 is -1), it fails: mov r10, r8; inc r10; jz
+        return bytes.fromhex("4d89c2" "49ffc2" "7408") + _CALL.pack(_MOV_EAX, NUMBERS["getrandom"], SYSCALL_RET) + _FAIL
+    return _FAIL
 
 
 class Registers(NamedTuple):
@@ -133,7 +168,6 @@ _NEVER_RESTARTED = frozenset(
 _RESTART_SYSCALL = NUMBERS["restart_syscall"]
 _WAITS = frozenset(NUMBERS[name] for name in ("poll", "nanosleep", "clock_nanosleep", "futex"))
 """All that restart_syscall(2) goes on with: the users of set_restart_fn in the kernel."""
-_MOV_EAX = b"\xb8"
 _SYSCALL_LENGTH = len(SYSCALL_INSTRUCTION)
 WAIT_CODE_SIZE = 5 + _SYSCALL_LENGTH
 
