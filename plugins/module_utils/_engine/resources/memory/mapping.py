@@ -8,7 +8,7 @@ from __future__ import annotations
 import mmap
 import os
 from dataclasses import dataclass, replace
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from ...errors import Obstacle, RestoreError
 from ...images.schema import message
