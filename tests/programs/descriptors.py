@@ -302,7 +302,7 @@ def refused(directory: str) -> dict[str, int]:
         "locked": locked,
         "fanotify": libc.fanotify_init(4, 0),  # FAN_CLASS_CONTENT
         "memfd": os.memfd_create("anything", 4),  # MFD_HUGETLB
-        "terminal": os.open("/dev/ptmx", os.O_RDWR | os.O_NOCTTY),
+        "terminal": os.open("/dev/ptmx", os.O_PATH),
         "netlink": netlink.detach(),
         "pidfd": os.pidfd_open(1),
         "namespace": os.open("/proc/self/ns/net", os.O_RDONLY),

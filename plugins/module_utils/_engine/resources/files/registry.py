@@ -20,6 +20,7 @@ from .pipe import PIPES
 from .regular import REGULAR
 from .signalfd import SIGNALFDS
 from .timerfd import TIMERFDS
+from .tty import TTYS
 from .unix_socket import UNIX_SOCKETS
 
 KINDS: tuple[Kind, ...] = (
@@ -31,6 +32,7 @@ KINDS: tuple[Kind, ...] = (
     TIMERFDS,
     SIGNALFDS,
     PIDFDS,
+    TTYS,
     UNIX_SOCKETS,
     INET_SOCKETS,
     NETLINK_SOCKETS,
