@@ -28,7 +28,8 @@ TIOCSLCKTRMIOS, TIOCGLCKTRMIOS, TCGETS2, TCSETS2, TIOCVHANGUP, TIOCGSID = 0x5457
 QUESTIONS = {"TCGETS2": (TCGETS2, 44), "locked": (TIOCGLCKTRMIOS, 36), "window": (termios.TIOCGWINSZ, 8), "waiting": (termios.FIONREAD, 4)}
 QUESTIONS.update({"packets": (TIOCGPKT, 4), "lock": (TIOCGPTLCK, 4), "exclusive": (TIOCGEXCL, 4), "group": (termios.TIOCGPGRP, 4)})
 QUESTIONS.update({"session": (TIOCGSID, 4)})
-BOTHER = 0o10000
+BOTHER, O_LARGEFILE = 0o10000, 0o100000
+"""CRIU sets the latter."""
 
 Read = Callable[[], Any]
 
@@ -69,7 +70,7 @@ def see(fd: int) -> dict[str, Any]:
     status = os.fstat(fd)
     found: dict[str, Any] = {"node": (status.st_rdev, status.st_mode, status.st_uid, status.st_gid)}
     found["path"] = os.readlink(f"/proc/self/fd/{fd}")
-    found["flags"] = fcntl.fcntl(fd, fcntl.F_GETFL), fcntl.fcntl(fd, fcntl.F_GETFD)
+    found["flags"] = fcntl.fcntl(fd, fcntl.F_GETFL) & ~O_LARGEFILE, fcntl.fcntl(fd, fcntl.F_GETFD)
     poll = select.poll()
     poll.register(fd, select.POLLIN | select.POLLPRI)
     found["events"] = poll.poll(0)
@@ -138,15 +139,22 @@ def lines(held: Held) -> None:
     held.reads.append(("the line that was begun", go_on, b"began\n"))
 
 
-def raw(held: Held) -> None:
-    """Bytes of any kind, both ways; a terminal that is full, and has more in front of it; packet mode."""
+def binary(held: Held) -> None:
+    """Bytes of any kind, both ways."""
     every = bytes(range(256))
-    master, slave = held.pair()
+    master, slave = held.pair("binary ")
     tty.setraw(slave)
     os.write(master, every)
     os.write(slave, every[::-1])
+    settle(slave, len(every))
+    settle(master, len(every))
     held.expect("the slave", slave, every)
     held.expect("the master", master, every[::-1])
+
+
+def raw(held: Held) -> None:
+    """Bytes of any kind; a terminal that is full, and has more in front of it; packet mode."""
+    binary(held)
     master, slave = held.pair("full ")
     tty.setraw(slave)
     for _part in range(6):
@@ -158,7 +166,7 @@ def raw(held: Held) -> None:
     fcntl.ioctl(master, TIOCPKT, struct.pack("=i", 1))
     os.write(slave, b"packet\n")
     held.expect("the master with packets", master, b"\0packet\r\n")
-    for name, count in (("slave", 256), ("master", 256), ("full slave", 4095), ("full master", 2100), ("packets master", 8)):
+    for name, count in (("full slave", 4095), ("full master", 2100), ("packets master", 8)):
         settle(held.fds[name], count)
 
 
@@ -188,7 +196,24 @@ def ends(held: Held) -> None:
 
 def session(held: Held) -> None:
     """A session with this terminal, a group in the foreground, and /dev/tty; a second one that has closed its terminal."""
-    for name in ("", "other "):
+    control(held, "", "other ", keeping=True)
+    os.close(held.fds.pop("other slave"))
+
+
+def common(held: Held) -> None:
+    """What CRIU carries too."""
+    binary(held)
+    control(held, "")
+    fcntl.ioctl(held.fds["master"], termios.TIOCSWINSZ, struct.pack("=HHHH", 50, 132, 800, 600))
+    held.fds["again"] = os.open(os.ttyname(held.fds["slave"]), os.O_RDONLY | os.O_NOCTTY)
+
+
+def control(held: Held, *names: str, keeping: bool = False) -> None:
+    """Make sessions, each of a leader and a group in the foreground, for terminals of NAMES; those that have a name are closed in them.
+
+    KEEPING: the others keep /dev/tty open.
+    """
+    for name in names:
         master, slave = held.pair(name)
         os.set_blocking(slave, True)
         told, tell = os.pipe()
@@ -196,15 +221,14 @@ def session(held: Held) -> None:
         if leader == 0:
             os.setsid()
             fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
-            lead(slave, tell, closing=bool(name))
+            lead(slave, tell, bool(name), keeping)
         os.read(told, 1)
         os.close(tell)
         os.close(told)
         held.reads.append((f"{name}interrupt", lambda master=master, leader=leader: interrupt(master, leader), True))  # type: ignore[misc]
-    os.close(held.fds.pop("other slave"))
 
 
-def lead(slave: int, tell: int, closing: bool) -> None:
+def lead(slave: int, tell: int, closing: bool, keeping: bool) -> None:
     """Be the leader of a session: end as told by what becomes of the group in the foreground."""
     signal.signal(signal.SIGTTOU, signal.SIG_IGN)
     here = os.open("/dev/tty", os.O_RDWR)
@@ -213,6 +237,8 @@ def lead(slave: int, tell: int, closing: bool) -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.setpgid(0, 0)
         os.tcsetpgrp(here, os.getpid())
+        if not keeping:
+            os.close(here)
         os.write(tell, b"x")
         if closing:
             os.closerange(0, 1024)
@@ -220,8 +246,8 @@ def lead(slave: int, tell: int, closing: bool) -> None:
             signal.pause()
     if closing:
         os.closerange(0, 1024)
-    else:
-        os.close(tell)
+    elif not keeping:
+        os.close(here)
     _pid, status = os.waitpid(child, 0)
     again = os.open("/dev/tty", os.O_RDWR)
     right = os.tcgetpgrp(again) == child and (closing or os.ttyname(slave) == os.readlink(f"/proc/self/fd/{slave}"))
@@ -265,7 +291,7 @@ def lead_a_job(*command: str) -> None:
     signal.pause()
 
 
-KINDS = {maker.__name__: maker for maker in (settings, lines, raw, ends, session, devices, job)}
+KINDS = {maker.__name__: maker for maker in (settings, lines, raw, ends, session, common, devices, job)}
 
 
 def main(directory: str, kind: str) -> None:

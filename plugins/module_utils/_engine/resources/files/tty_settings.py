@@ -4,14 +4,22 @@
 """The settings of a terminal: how it treats what goes through it, what of that is locked, and its window.
 
 images: tty-info (tty_info_entry.{termios,termios_locked,winsize}). CRIU leaves the speeds at 0: c_cflag tells those that have a name.
+Its c_cc are the bytes of the C library's array, four in each of the first words (termios_copy of criu/tty.c).
 """
 
 from __future__ import annotations
+
+import struct
 
 from ...images.schema import message
 from ...kernel import tty
 from ...kernel.tty import Termios
 from .kind import Entry
+
+_CHARACTERS = 19
+_WORDS = 19
+"""CRIU refuses fewer."""
+_NOTHING = Termios(0, 0, 0, 0, 0, bytes(_CHARACTERS))
 
 
 def read_settings(local: int, info: Entry) -> None:
@@ -48,14 +56,11 @@ def _entry(settings: Termios) -> Entry:
         c_line=settings.line,
         c_ispeed=settings.ispeed,
         c_ospeed=settings.ospeed,
-        c_cc=settings.cc,
+        c_cc=struct.unpack(f"<{_WORDS}I", settings.cc.ljust(_WORDS * 4, b"\0")),
     )
 
 
 def _termios(entry: Entry) -> Termios:
     flags = (entry.c_iflag, entry.c_oflag, entry.c_cflag, entry.c_lflag, entry.c_line)
-    return Termios(*flags, bytes(entry.c_cc)[:_CHARACTERS].ljust(_CHARACTERS, b"\0"), entry.c_ispeed, entry.c_ospeed)
-
-
-_CHARACTERS = 19
-_NOTHING = Termios(0, 0, 0, 0, 0, bytes(_CHARACTERS))
+    characters = struct.pack(f"<{len(entry.c_cc)}I", *entry.c_cc)[:_CHARACTERS].ljust(_CHARACTERS, b"\0")
+    return Termios(*flags, characters, entry.c_ispeed, entry.c_ospeed)
