@@ -94,6 +94,7 @@ options:
   shell_job:
     description:
       - Allow a tree whose session or terminal is outside of it, such as a job of a shell.
+      - At a restore, the session, and the terminal that standard input is, take the place of those of the dump.
     type: bool
     default: false
   file_locks:

@@ -103,14 +103,11 @@ def test_an_epoll_that_no_task_can_fill_is_an_obstacle(tmp_path: Path) -> None:
 
 def test_kinds_that_are_not_restored_are_obstacles(tmp_path: Path) -> None:
     images = ImagesDir(str(tmp_path))
-    file = message("file_entry")(type=11, id=1)
-    file.tty.id, file.tty.tty_info_id, file.tty.flags = 1, 1, 0
-    file.tty.fown.CopyFrom(message("fown_entry")(uid=0, euid=0, signum=0, pid_type=0, pid=0))
-    images.write("files", [file])
-    images.write("fdinfo-1", [message("fdinfo_entry")(id=1, flags=0, type=11, fd=0)])
+    images.write("files", [message("file_entry")(type=15, id=1)])
+    images.write("fdinfo-1", [message("fdinfo_entry")(id=1, flags=0, type=15, fd=0)])
     with FilesRestore(images, RestoreOptions(images_dir=images.path)) as files:
         obstacles = files.check()
-    assert len(obstacles) == 1 and "TTY" in obstacles[0].why and "fd 0" in obstacles[0].where
+    assert len(obstacles) == 1 and "TUNF" in obstacles[0].why and "fd 0" in obstacles[0].where
 
 
 @pytest.mark.parametrize("kind", ["epoll"])

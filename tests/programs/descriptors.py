@@ -356,7 +356,7 @@ def refused(directory: str) -> dict[str, int]:
     found = {
         "locked": locked,
         "fanotify": libc.fanotify_init(4, 0),  # FAN_CLASS_CONTENT
-        "terminal": os.open("/dev/ptmx", os.O_RDWR | os.O_NOCTTY),
+        "terminal": os.open("/dev/ptmx", os.O_PATH),
         "netlink": netlink.detach(),
         "pidfd": os.pidfd_open(1),
         "namespace": other_namespace(),

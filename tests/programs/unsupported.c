@@ -85,11 +85,7 @@ static void seccomp(void)
 
 static void pty(void)
 {
-	int fd = MUST(posix_openpt(O_RDWR | O_NOCTTY));
-
-	MUST(grantpt(fd));
-	MUST(unlockpt(fd));
-	hold(fd);
+	hold(MUST(open("/dev/ptmx", O_PATH)));
 }
 
 static void namespace(void)

@@ -127,7 +127,7 @@ def restore(options: RestoreOptions, log: logging.Logger) -> RestoreResult:
         inherited = Inherited(source, files, mounts)
         stubs = stack.enter_context(Stubs())
         clock.mark("forking")
-        create(source, stubs, inherited, options)
+        create(source, stubs, inherited, options, files)
         for task in source.tasks:
             cgroups.move_process(stubs.leaders[task.pid], task.cores[0])
         clock.mark("forked")
@@ -288,7 +288,7 @@ class Inherited:
         namespace = mounts.descriptor()
         self.namespace = files.keep(namespace) if namespace is not None else -1
         """A descriptor of the mount namespace that the tree is to have, -1 when that is ours."""
-        wanted = {*mapped, *opened, *programs, *self.pages.values(), *self._shared.values(), self.namespace}
+        wanted = {*mapped, *opened, *programs, *files.inherited(), *self.pages.values(), *self._shared.values(), self.namespace}
         self.descriptors = tuple(sorted(wanted - {-1}))
         """All of them: above every number that a task wants for its own."""
 
@@ -306,7 +306,7 @@ class Inherited:
         return -1
 
 
-def create(source: Source, stubs: Stubs, inherited: Inherited, options: RestoreOptions) -> None:
+def create(source: Source, stubs: Stubs, inherited: Inherited, options: RestoreOptions, files: FilesRestore) -> None:
     """Create all processes, with empty address spaces, in their sessions and groups. Raises RestoreError."""
     try:
         first = pstree.first(source.hierarchy, options.shell_job)
@@ -316,7 +316,8 @@ def create(source: Source, stubs: Stubs, inherited: Inherited, options: RestoreO
         if inherited.namespace >= 0:
             root.call("setns", inherited.namespace, CLONE_NEWNS)
         for step in pstree.creation_plan(source.hierarchy, options.shell_job):
-            _carry_out(step, stubs, source)
+            _carry_out(step, stubs, source, files)
+        files.attach(stubs.leaders)
         for task in source.hierarchy.tasks:
             if task.pid in source.zombies:
                 zombies.restore(stubs, task.pid, source.zombies[task.pid], task.ppid)
@@ -324,7 +325,7 @@ def create(source: Source, stubs: Stubs, inherited: Inherited, options: RestoreO
         raise RestoreError(f"the processes cannot be created ({error}); see whether a limit on processes or memory is reached") from error
 
 
-def _carry_out(step: pstree.Step, stubs: Stubs, source: Source) -> None:
+def _carry_out(step: pstree.Step, stubs: Stubs, source: Source, files: FilesRestore) -> None:
     task = stubs.leaders[step.actor]
     if step.call == "fork":
         shared = sharing.flags(source.shared, step.actor, step.argument)
@@ -335,6 +336,7 @@ def _carry_out(step: pstree.Step, stubs: Stubs, source: Source) -> None:
         stubs.end_helper(step.actor, step.argument)
     elif step.call == "setsid":
         task.call("setsid")
+        files.lead(step.actor, task)
     else:
         task.call("setpgid", 0, step.argument)
 

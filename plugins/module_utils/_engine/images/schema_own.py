@@ -24,6 +24,8 @@ EXTENSIONS: Mapping[str, Fields] = {
     "packet_sock_entry": optional("stillframe_packet_entry", stillframe=_OWN),
     "reg_file_entry": optional("bool", stillframe_outside=_OWN),
     "sk_packet_entry": optional("stillframe_sender", stillframe=_OWN),
+    "tty_data_entry": optional("stillframe_tty_data", stillframe=_OWN),
+    "tty_info_entry": optional("stillframe_tty_entry", stillframe=_OWN),
     "unix_sk_entry": optional("stillframe_unix_entry", stillframe=_OWN),
 }
 """Fields that are added to CRIU's messages."""
@@ -54,6 +56,8 @@ MESSAGES: Mapping[str, Fields] = {
     + optional("bool", pktinfo=2, broadcast_error=3, no_enobufs=4, listen_all_nsid=5, cap_ack=6, ext_ack=7, get_strict_chk=8),
     "stillframe_packet_entry": optional("string", device=1) + optional("bool", qdisc_bypass=2, ignore_outgoing=3),
     "stillframe_sender": required("uint32", pid=1, uid=2, gid=3),
+    "stillframe_tty_data": repeated("uint32", lines=1) + optional("uint32", late=2),
+    "stillframe_tty_entry": optional("bool", unused=1) + optional("uint32", mode=2, uid=3, gid=4),
 }
 
 ENUMS: Mapping[str, Mapping[str, int]] = {}

@@ -206,7 +206,7 @@ class _Collection:
         """Return the file id of the socket INODE. KernelError when no descriptor stands for it."""
         for file in self._by_inode.get(inode, ()):
             if file.link == f"socket:[{inode}]":
-                return self._file_ids[file.local]
+                return self.file_id(file)
         raise KernelError(f"socket {inode}, which is mapped, was closed meanwhile; dump it again")
 
     def write(self, images: ImagesDir) -> None:

@@ -225,6 +225,16 @@ class KindRestore:
     def join(self, entries: Mapping[int, Entry], files: Mapping[int, int]) -> None:
         """Do what needs the files of other kinds, all of which are open by now; FILES are our descriptors by file id."""
 
+    def inherited(self) -> Sequence[int]:
+        """Return descriptors of ours that tasks need though they are not to have them."""
+        return ()
+
+    def lead(self, pid: int, stub: Stub) -> None:
+        """Do what the leader of a session can only do before it has children: PID has just made one, and has our descriptors."""
+
+    def attach(self, stubs: Mapping[int, Stub]) -> None:
+        """Do what needs all processes, STUBS by PID, in their sessions and groups; they have our descriptors, and no memory yet."""
+
     def go(self) -> None:
         """Do what has to come last, right before the tasks run; what can fail was done before. May be called again."""
 

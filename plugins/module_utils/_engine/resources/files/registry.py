@@ -21,6 +21,7 @@ from .pipe import PIPES
 from .regular import REGULAR
 from .signalfd import SIGNALFDS
 from .timerfd import TIMERFDS
+from .tty import TTYS
 from .unix_socket import UNIX_SOCKETS
 
 KINDS: tuple[Kind, ...] = (
@@ -33,6 +34,7 @@ KINDS: tuple[Kind, ...] = (
     SIGNALFDS,
     PIDFDS,
     NAMESPACES,
+    TTYS,
     UNIX_SOCKETS,
     INET_SOCKETS,
     NETLINK_SOCKETS,

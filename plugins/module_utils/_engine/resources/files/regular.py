@@ -202,6 +202,7 @@ class RegularRestore(KindRestore):
 
     def check(self, entries: Mapping[int, Entry]) -> Iterator[Obstacle]:
         """Compare what is on this machine with what was dumped."""
+        entries = self._without_terminals(entries)
         self._read_remaps(entries)
         yield from self._ghosts.check(self._remaps, {file_id: entries[file_id].name for file_id in self._remaps})
         for file_id, entry in entries.items():
@@ -212,6 +213,7 @@ class RegularRestore(KindRestore):
 
     def open(self, entries: Mapping[int, Entry]) -> Mapping[int, int]:
         """Open all, at their offsets; of FIFOs only the place (O_PATH), for their own kind."""
+        entries = self._without_terminals(entries)
         found = self._of_processes.open(entries)
         for file_id in sorted(self._remaps, key=lambda one: (not stat.S_ISDIR(entries[one].mode), entries[one].name.count("/"))):
             self._ghosts.path(self._remaps[file_id], entries[file_id].name)  # a directory before what was in it
@@ -234,6 +236,11 @@ class RegularRestore(KindRestore):
         """End the processes that stood for those that had ended, and remove the names that were made for the images."""
         self._of_processes.settle()
         self._links.settle()
+
+    def _without_terminals(self, entries: Mapping[int, Entry]) -> Mapping[int, Entry]:
+        """Return ENTRIES but the paths of terminals, which their own kind opens."""
+        terminals = {entry.regf_id for entry in self.context.entries_of("TTY").values()}
+        return {file_id: entry for file_id, entry in entries.items() if file_id not in terminals}
 
     def _is_of_process(self, entry: Entry) -> bool:
         return self._of_processes.is_late(entry) or self._of_processes.is_ended(entry)

@@ -125,6 +125,20 @@ class FilesRestore:
             raise ImagesError(f"{self.images.file(f'{_FDINFO}{files_id}')} is missing; use another copy of the dump")
         return [Descriptor(fd.fd, self.local(fd.id), bool(fd.flags & FD_CLOEXEC), fd.id) for fd in self._tables[files_id]]
 
+    def inherited(self) -> list[int]:
+        """Return descriptors of ours that the tasks need besides those that they are to have."""
+        return [local for restore in self._restores.values() for local in restore.inherited()]
+
+    def lead(self, pid: int, stub: Stub) -> None:
+        """Have process PID, which has just made its session, do what it can do only now. Raises OSError."""
+        for restore in self._restores.values():
+            restore.lead(pid, stub)
+
+    def attach(self, stubs: Mapping[int, Stub]) -> None:
+        """Do what needs processes in their sessions and groups, STUBS by PID. Raises OSError."""
+        for restore in self._restores.values():
+            restore.attach(stubs)
+
     def finish(self, pid: int, files_id: int, stub: Stub) -> None:
         """With all descriptors in place in the stopped task PID, which still has uid 0: do what only it can do; once for each table."""
         if files_id in self._finished:

@@ -13,7 +13,8 @@ from ...errors import Obstacle
 from .kind import OpenFile
 from .socket_options import domain
 
-TTY_MAJORS = {4: "a virtual terminal or serial line", 5: "a terminal", **{major: "a pseudo-terminal" for major in range(136, 144)}}
+_SERIAL = "a serial line"
+TTY_MAJORS = {2: "a BSD pseudo-terminal", 3: "a BSD pseudo-terminal", 4: _SERIAL, 5: "a terminal", 188: _SERIAL, 204: _SERIAL}
 """Documentation/admin-guide/devices.txt."""
 SOCKET_FAMILIES = {
     **{21: "RDS", 24: "PPP", 29: "CAN", 30: "TIPC", 31: "Bluetooth"},
@@ -53,7 +54,7 @@ def _reason(file: OpenFile) -> tuple[str, str]:
     if stat.S_ISCHR(mode):
         major, minor = os.major(file.stat.st_rdev), os.minor(file.stat.st_rdev)
         if major in TTY_MAJORS:
-            return f"{TTY_MAJORS[major]}; terminals are not carried yet", _REDIRECT
+            return f"{TTY_MAJORS[major]}; such terminals are not carried", _REDIRECT
         return f"character device {major}:{minor}, whose state is unknown", _CLOSE
     if stat.S_ISBLK(mode):
         return f"block device {os.major(file.stat.st_rdev)}:{os.minor(file.stat.st_rdev)}", _CLOSE
