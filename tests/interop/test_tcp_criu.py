@@ -52,21 +52,22 @@ class Closing(Victim):
         eventually((self.folder / "ready").exists, "the program does not start")
 
 
+@pytest.mark.kind("TCP: established", "TCP: listening")
 @pytest.mark.parametrize(
-    ("dumping", "restoring", "options"),
+    ("dumper", "restorer", "options"),
     [("criu", "stillframe", OPTIONS), ("criu", "stillframe", IPTABLES), ("stillframe", "criu", OPTIONS)],
 )
-def test_one_restores_what_the_other_dumped(dumping: str, restoring: str, options: tuple[str, ...], tmp_path: Path) -> None:
+def test_one_restores_what_the_other_dumped(dumper: str, restorer: str, options: tuple[str, ...], tmp_path: Path) -> None:
     if options is IPTABLES and not shutil.which("iptables"):
         pytest.skip("CRIU needs iptables for this")
     images = tmp_path / "images"
     images.mkdir()
     with started(Streams, tmp_path / "victim") as victim, Client("127.0.0.1", int((victim.folder / "port").read_text())) as client:
         eventually(lambda: client.count > MUCH, "the client receives nothing")
-        run(dumping, "dump", images, "--tree", str(victim.pid), *options)
+        run(dumper, "dump", images, "--tree", str(victim.pid), *options)
         victim.end()
         before = client.count
-        run(restoring, "restore", images, "--restore-detached", *options)
+        run(restorer, "restore", images, "--restore-detached", *options)
         eventually(lambda: client.count > before + MUCH or bool(client.error), "the client receives nothing after the restore")
         assert not client.error and not (victim.folder / "failed").exists()
 
