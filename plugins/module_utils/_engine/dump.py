@@ -23,7 +23,7 @@ from .images.schema import message
 from .kernel import procfs
 from .options import DumpOptions, no_hook
 from .parent import open_parent
-from .resources import core, preflight, pstree, sharing, zombies
+from .resources import clocks, core, preflight, pstree, sharing, zombies
 from .resources.cgroup_roots import Roots
 from .resources.files.dump import FilesDump
 from .resources.fs import dump_fs
@@ -232,6 +232,7 @@ def write(
     work.files.write(images)
     work.mounts.write(images)
     work.sysv.write(images)
+    clocks.write(images)
     pstree.write(images, hierarchy)
     work.trackers.explain()
     options.hook("post-dump", {"CRTOOLS_INIT_PID": str(options.tree)})

@@ -21,7 +21,7 @@ from .images.chain import Chain, Extent, open_chain
 from .kernel import procfs
 from .kernel.mount import CLONE_NEWNS
 from .options import RestoreOptions
-from .resources import attributes, core, pstree, seccomp, sharing, zombies
+from .resources import attributes, clocks, core, pstree, seccomp, sharing, zombies
 from .resources.cgroup_roots import Roots
 from .resources.cgroups import CgroupsRestore
 from .resources.files.restore import FilesRestore
@@ -137,7 +137,7 @@ def restore(options: RestoreOptions, log: logging.Logger) -> RestoreResult:
         clock.mark("restored")
         options.hook("post-resume", {"CRTOOLS_INIT_PID": str(root)})
         ended = [text for pid, entry in source.zombies.items() for text in zombies.warnings(pid, entry)]
-        warnings = [*files.warnings(), *cgroups.warnings, *ended]
+        warnings = [*files.warnings(), *cgroups.warnings, *ended, *clocks.warnings(source.chain.top.images)]
     freed = _release(source.chain, warnings) if options.auto_dedup else 0
     log.info("Restored processes %s", ", ".join(str(task.pid) for task in source.tasks))
     result = RestoreResult(

@@ -148,7 +148,7 @@ _PAGE_SERVER = "pages are written to the images dir only"
 _NAMESPACES = "a tree is restored in the namespaces of the caller"
 _CGROUPS = "cgroups are used where they are mounted, with the properties that CRIU takes by itself"
 _EXTERNAL = "what lies outside the tree cannot be named; carry it or close it"
-_LSM = "security labels are left to the kernel"
+_LSM = "a tree is restored in the security domain of the engine, and refused if it was in another"
 
 REFUSED_OPTIONS = (
     _refused("page-server", FLAG, _PAGE_SERVER, twin=True),

@@ -138,6 +138,7 @@ def _core(state: TaskState, thread: Thread, common: Tables) -> Any:
     signals.fill_thread(thread_core, thread.signals)
     scheduling.fill(thread_core, thread.scheduling)
     credentials.fill(thread_core, thread.credentials)
+    credentials.fill_label(thread_core, state.pid, thread.tid)
     if thread.tid == state.pid:
         _fill_process(core.tc, state)
     else:
