@@ -8,4 +8,13 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import pytest
+
 sys.path.insert(0, str(Path(__file__).parent.parent / "plugins" / "module_utils"))
+sys.path.insert(0, str(Path(__file__).parent / "interop"))
+import table
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Have the interoperability tests print their table."""
+    table.register(config)

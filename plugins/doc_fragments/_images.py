@@ -72,6 +72,12 @@ options:
       - The dumps that data is freed in can no longer be restored by themselves.
     type: bool
     default: false
+  cgroup_dump_controller:
+    description:
+      - The controllers whose control groups are dumped, all of them if it is empty.
+    type: list
+    elements: str
+    default: []
   skip_in_flight:
     description:
       - Let go the TCP connections that have not been accepted yet. Without it, a tree that has any is refused.
@@ -111,13 +117,27 @@ options:
   manage_cgroups:
     description:
       - What to do with the control groups that processes are in, version 1 and 2.
-      - With V(auto), a restored process joins those that it was in and that exist, such as that of its systemd unit; what is missing is
-        warned of. With V(none) they must exist. With V(soft) those that are missing are made, without limits. With V(ignore) a
-        restored process stays in the control groups of the restore.
+      - A restored process joins those that it was in, such as that of its systemd unit.
+      - With V(soft) those that are missing are made, with the limits and owners that they had; those that exist are left as they are.
+        V(auto) is the same, but what cannot be done is warned of. With V(full) those that exist get their limits again, too. With
+        V(strict) none of them may exist. With V(none) and V(props) they must exist; with V(props) they get their limits again. With
+        V(ignore) a restored process stays in the control groups of the restore.
       - What a process shared with the engine that dumped it, it shares with the engine that restores it.
     type: str
-    choices: [auto, none, soft, ignore]
+    choices: [auto, none, props, soft, full, strict, ignore]
     default: auto
+  cgroup_root:
+    description:
+      - Other roots of control groups, each C(/PATH), or C(CONTROLLER:/PATH) for the hierarchy of one controller (C(name=systemd)).
+      - A dump has all control groups from there on. A restore puts those of the dump there instead of where they were.
+    type: list
+    elements: str
+    default: []
+  cgroup_yard:
+    description:
+      - A directory below which the hierarchies of control groups are mounted, to be used instead of those that the engine finds.
+    type: path
+    default: ""
   tcp_established:
     description:
       - Carry TCP connections. Set it for the dump and for the restore.

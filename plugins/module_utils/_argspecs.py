@@ -33,6 +33,7 @@ DUMP: ArgumentSpec = {
     "prev_images_dir": {"type": "str"},
     "tracker": {"type": "str", "choices": ["auto", "uffd_wp", "soft_dirty", "compare"], "default": "auto"},
     "auto_dedup": {"type": "bool", "default": False},
+    "cgroup_dump_controller": {"type": "list", "elements": "str", "default": []},
     "skip_in_flight": {"type": "bool", "default": False},
     "timeout": {"type": "float", "default": 10},
     "force": {"type": "bool", "default": False},
@@ -43,7 +44,9 @@ EXTERNAL: ArgumentSpec = {
     "shell_job": {"type": "bool", "default": False},
     "file_locks": {"type": "bool", "default": False},
     "ext_unix_sk": {"type": "bool", "default": False},
-    "manage_cgroups": {"type": "str", "choices": ["auto", "none", "soft", "ignore"], "default": "auto"},
+    "manage_cgroups": {"type": "str", "choices": ["auto", "none", "props", "soft", "full", "strict", "ignore"], "default": "auto"},
+    "cgroup_root": {"type": "list", "elements": "str", "default": []},
+    "cgroup_yard": {"type": "path", "default": ""},
     "tcp_established": {"type": "bool", "default": False},
     "tcp_close": {"type": "bool", "default": False},
 }

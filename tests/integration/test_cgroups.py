@@ -33,7 +33,7 @@ def group(request: pytest.FixtureRequest, lab: Lab) -> Iterator[tuple[str, Path]
         yield request.param, directory
     finally:
         lab.reap()
-        for path in (directory / "below", directory):
+        for path in (*sorted((one for one in directory.rglob("*") if one.is_dir()), reverse=True), directory):
             with suppress(FileNotFoundError):
                 until(lambda path=path: removed(path), f"{path} is in use")  # type: ignore[misc]
 
@@ -90,11 +90,78 @@ def test_a_cgroup_that_is_missing(lab: Lab, group: tuple[str, Path]) -> None:
     until(lambda: removed(below), f"{below} is in use")
     done = lab.engine("restore", "--images-dir", images, "--restore-detached", "--manage-cgroups=none")
     assert done.returncode == 1 and f"{path}: it does not exist here" in done.stderr
-    assert f"{path} does not exist here" in lab.run("restore", "--images-dir", images, "--restore-detached")
-    assert membership(child, hierarchy) == membership(root, hierarchy)
+    for options in ([], ["--manage-cgroups=strict", f"--cgroup-root={path}/new"]):
+        lab.restore(images, *options)
+        assert membership(child, hierarchy).startswith(path)
+        lab.end(root)
+        until(lambda: removed(below / "new") and removed(below), f"{below} is in use")
+
+
+PROPERTY = {cgroups.VERSION_2: ("cgroup.max.depth", "5", "7"), CONTROLLER: ("notify_on_release", "1", "0")}
+"""One that every group of the hierarchy has, and two values of it."""
+
+
+def test_limits_and_owners(lab: Lab, group: tuple[str, Path]) -> None:
+    hierarchy, directory = group
+    root = start(lab, directory)
+    (child,) = map(int, Path(f"/proc/{root}/task/{root}/children").read_text().split())
+    name, dumped, other = PROPERTY[hierarchy]
+    below, path = directory / "below", membership(child, hierarchy)
+    (below / name).write_text(dumped)
+    (below / "empty").mkdir()
+    os.chown(below, 65534, 65533)
+    images = lab.dump(root, "1")
+    lab.reap()
+    until(lambda: removed(below / "empty") and removed(below), f"{below} is in use")
+
+    def found() -> tuple[str, int, int, bool]:
+        status = below.stat()
+        return (below / name).read_text().strip(), status.st_uid, status.st_gid, (below / "empty").is_dir()
+
+    lab.restore(images)
+    assert membership(child, hierarchy) == path and found() == (dumped, 65534, 65533, True)
     lab.end(root)
-    lab.restore(images, "--manage-cgroups=soft")
-    assert membership(child, hierarchy) == path
+    (below / name).write_text(other)
+    for mode, value in (("soft", other), ("props", dumped)):
+        (below / name).write_text(other)
+        lab.restore(images, f"--manage-cgroups={mode}")
+        assert found()[0] == value, mode
+        lab.end(root)
+    refused = lab.engine("restore", "--images-dir", images, "--restore-detached", "--manage-cgroups=strict")
+    assert refused.returncode == 1 and f"{path}: it exists here" in refused.stderr
+
+
+def test_a_restore_that_fails_leaves_all_as_it_was(lab: Lab, group: tuple[str, Path]) -> None:
+    hierarchy, directory = group
+    root = start(lab, directory)
+    name, dumped, other = PROPERTY[hierarchy]
+    (directory / "below" / "new").mkdir()
+    (directory / "below" / name).write_text(dumped)
+    images = lab.dump(root, "1")
+    lab.reap()
+    (directory / "below" / "new").rmdir()
+    (directory / "below" / name).write_text(other)
+    script = lab.folder / "script"
+    script.write_text("#!/bin/sh\n[ $CRTOOLS_SCRIPT_ACTION != post-restore ]\n")
+    script.chmod(0o755)
+    done = lab.engine("restore", "--images-dir", images, "--restore-detached", "--manage-cgroups=full", f"--action-script={script}")
+    assert done.returncode == 1 and (directory / "below" / name).read_text().strip() == other
+    assert not (directory / "below" / "new").exists()
+
+
+def test_another_root(lab: Lab, group: tuple[str, Path]) -> None:
+    hierarchy, directory = group
+    if hierarchy == cgroups.VERSION_2:
+        pytest.skip("no difference between the versions")
+    root = start(lab, directory)
+    (child,) = map(int, Path(f"/proc/{root}/task/{root}/children").read_text().split())
+    top = membership(child, hierarchy).rpartition("/")[0]
+    images = lab.dump(root, "1", f"--cgroup-root={hierarchy}:{top}")
+    lab.reap()
+    lab.restore(images, f"--cgroup-root={hierarchy}:{top}/elsewhere")
+    assert membership(child, hierarchy) == f"{top}/elsewhere/below"
+    wrong = lab.engine("restore", "--images-dir", images, "--cgroup-root=elsewhere")
+    assert wrong.returncode == 1 and "cgroup_root 'elsewhere'" in wrong.stderr
 
 
 def test_a_thread_in_a_cgroup_of_its_own(lab: Lab, group: tuple[str, Path]) -> None:

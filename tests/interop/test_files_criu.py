@@ -24,9 +24,14 @@ from _engine.images.image import ImagesDir
 from _engine.images.schema import enum
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "integration"))
+sys.path.insert(0, str(Path(__file__).parent))
+from kinds import OURS, THEIRS  # noqa: E402
 from holder import Holder, dump, holding, restored  # noqa: E402
 
 TYPES = {number: name for name, number in enum("fd_types").items()}
+KINDS = pytest.mark.kind(
+    "character devices", "unlinked files", "pipes", "FIFOs", "eventfd", "timerfd", "signalfd", "unix: pairs", "TCP: listening", "UDP"
+)  # fmt: skip
 SAME = "regular,special,ghost,pipe,fifo,eventfd,signalfd,epoll,unix_pairs,unix_named,tcp,udp,namespaces"
 RESTORED = "special,ghost,pipe,fifo,eventfd,timerfd,signalfd,unix_pairs,tcp,udp,namespaces"
 
@@ -120,6 +125,8 @@ def test_both_dumps_say_the_same(criu: str, tmp_path: Path) -> None:
     assert ours.ghosts() == theirs.ghosts()
 
 
+@KINDS
+@pytest.mark.direction(THEIRS)
 def test_we_open_what_criu_dumped(criu: str, tmp_path: Path) -> None:
     with holding(RESTORED, tmp_path / "state") as holder:
         images = dump_with(criu, holder, tmp_path / "criu", "--ghost-limit", "2M")
@@ -173,6 +180,9 @@ def restored_by(criu: str, images: ImagesDir, pid: int) -> Iterator[None]:
         os.waitpid(pid, 0)
 
 
+@KINDS
+@pytest.mark.kind("regular files, directories", "epoll", "unix: named and listening")
+@pytest.mark.direction(OURS)
 def test_criu_restores_what_we_dumped(criu: str, tmp_path: Path) -> None:
     kinds = SAME + ",timerfd"
     with holding(kinds, tmp_path / "state") as holder:

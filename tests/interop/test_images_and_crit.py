@@ -9,16 +9,20 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any, Dict, List
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parent))
 from _engine.images import schema
 from _engine.images.image import Entry, ImagesDir
 from _engine.images.magic import KINDS, Kind
 from _engine.images.pagemap import Pagemap, Run, write_pagemap
 from _engine.images.payload import NO_PAYLOAD, PAYLOADS, ipc_messages
+from kinds import CRIT as CRIT_SHOWS
+from kinds import IMAGES
 
 CRIT = [path for path in (shutil.which("crit"), os.environ.get("STILLFRAME_CRIT")) if path]
 NO_HANDLER = {"binfmt-misc", "signal-s", "signal-p", "pidfd"}
@@ -76,7 +80,15 @@ def entries_of(kind: Kind) -> List[Entry]:
     return entries if kind.name in ONE_ENTRY else [*entries, *(entries if kind.then == "" else [entry(kind.then)])]
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.name not in NO_HANDLER], ids=lambda kind: kind.name)
+SHOWN = [
+    pytest.param(kind, id=kind.name, marks=pytest.mark.kind(*IMAGES.get(kind.name, ())))
+    for kind in KINDS
+    if kind.name not in NO_HANDLER
+]  # fmt: skip
+
+
+@pytest.mark.direction(CRIT_SHOWS)
+@pytest.mark.parametrize("kind", SHOWN)
 def test_every_kind_with_every_field(crit: str, kind: Kind, tmp_path: Path) -> None:
     images, name = ImagesDir(str(tmp_path)), kind.name + ("" if not kind.id else "-dump" if kind.name == "stats" else "-1")
     entries = entries_of(kind)

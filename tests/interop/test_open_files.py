@@ -19,6 +19,14 @@ from victim import read_line  # noqa: E402
 from victims import CRIU, ROOT, Victim, restored, run  # noqa: E402
 
 OPTIONS = {"locks": ("--file-locks",), "watches": (), "processes": (), "unlinked": (), "linked": ("--link-remap",)}
+KINDS = {
+    "locks": ("locks, leases",),
+    "watches": ("inotify", "fanotify"),
+    "processes": ("pidfd",),
+    "unlinked": ("unlinked files",),
+    "linked": ("link_remap",),
+}
+"""Their names in tests/interop/kinds.py."""
 LOST = ("watch 4:", "break_signals")
 """CRIU breaks a lease with a second signal, leaves the events that it has caused itself, and loses the watch of an unlinked file."""
 DIRECTIONS = [("criu", "stillframe"), ("stillframe", "criu")]
@@ -60,7 +68,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize("kind", OPTIONS)
+@pytest.mark.parametrize("kind", [pytest.param(kind, marks=pytest.mark.kind(*KINDS[kind])) for kind in OPTIONS])
 @pytest.mark.parametrize(("dumper", "restorer"), DIRECTIONS)
 def test_open_files_go_both_ways(tmp_path: Path, program: Path, kind: str, dumper: str, restorer: str) -> None:
     (tmp_path / "victim").mkdir()

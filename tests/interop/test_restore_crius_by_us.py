@@ -16,7 +16,8 @@ import pytest
 from _engine.image_info import image_info
 
 sys.path.insert(0, str(Path(__file__).parent))
-from victims import CRIU, Menagerie, Pipeline, Redis, Victim, missing, restored, run, started  # noqa: E402
+from kinds import OUR_CHAIN, THEIRS  # noqa: E402
+from victims import CRIU, VICTIMS, Menagerie, Victim, missing, restored, run, started  # noqa: E402
 
 pytestmark = [
     pytest.mark.skipif(not CRIU, reason="no CRIU: set STILLFRAME_CRIU to one that runs here (tests/interop/get-criu fetches it)"),
@@ -24,7 +25,8 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize("kind", [Menagerie, Redis, Pipeline])
+@pytest.mark.direction(THEIRS)
+@pytest.mark.parametrize("kind", VICTIMS)
 def test_we_restore_a_dump_of_crius(kind: type[Victim], tmp_path: Path) -> None:
     if missing(kind):
         pytest.skip(missing(kind))
@@ -39,7 +41,8 @@ def test_we_restore_a_dump_of_crius(kind: type[Victim], tmp_path: Path) -> None:
                 victim.check(record)
 
 
-@pytest.mark.parametrize("kind", [Menagerie, Redis, Pipeline])
+@pytest.mark.direction(OUR_CHAIN)
+@pytest.mark.parametrize("kind", VICTIMS)
 def test_our_dump_on_top_of_one_of_crius_is_restored_by_both(kind: type[Victim], tmp_path: Path) -> None:
     if missing(kind):
         pytest.skip(missing(kind))

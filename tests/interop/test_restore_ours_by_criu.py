@@ -19,7 +19,8 @@ from typing import Any
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from victims import CRIU, Menagerie, Pipeline, Redis, Victim, missing, restored, run, started  # noqa: E402
+from kinds import CRIT, OUR_CHAIN, OURS  # noqa: E402
+from victims import CARRIED, CRIU, VICTIMS, Menagerie, Victim, missing, restored, run, started  # noqa: E402
 
 CRITS = [path for path in (shutil.which("crit"), os.environ.get("STILLFRAME_CRIT")) if path]
 
@@ -45,7 +46,8 @@ def make_chain(victim: Victim, folder: Path) -> list[tuple[Path, Any]]:
     return chain
 
 
-@pytest.mark.parametrize("kind", [Menagerie, Redis, Pipeline])
+@pytest.mark.direction(OURS, OUR_CHAIN)
+@pytest.mark.parametrize("kind", VICTIMS)
 def test_criu_restores_every_dump_of_a_chain_of_ours(kind: type[Victim], tmp_path: Path) -> None:
     if missing(kind):
         pytest.skip(missing(kind))
@@ -84,6 +86,8 @@ def test_the_later_dumps_of_a_chain_are_small(tmp_path: Path) -> None:
     assert max(sizes[1:]) < sizes[0] // 3
 
 
+@pytest.mark.kind(*CARRIED[Menagerie])
+@pytest.mark.direction(CRIT)
 @pytest.mark.parametrize("crit", CRITS or [""])
 def test_crit_decodes_every_image_of_ours(crit: str, tmp_path: Path) -> None:
     if not crit:

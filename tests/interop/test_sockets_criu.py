@@ -46,6 +46,7 @@ class Sockets(Victim):
         assert asked.ask("take") == "ok"
 
 
+@pytest.mark.kind("unix: descriptors and credentials in flight", "unix: clients that wait", "netlink", "UDP-lite, raw, packet")
 @pytest.mark.parametrize(("dumper", "restorer"), [("stillframe", "criu"), ("criu", "stillframe"), ("stillframe", "stillframe")])
 def test_sockets_go_both_ways(dumper: str, restorer: str, tmp_path: Path) -> None:
     images = tmp_path / "images"

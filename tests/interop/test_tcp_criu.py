@@ -65,14 +65,15 @@ class Connecting(Victim):
         eventually(lambda: own.exists() and own.read_text() != "" and is_connecting(int(own.read_text())), "it does not connect")
 
 
-@pytest.mark.parametrize(("dumping", "restoring"), [("criu", "stillframe"), ("stillframe", "criu")])
-def test_a_connection_that_is_being_opened_is_opened(dumping: str, restoring: str, tmp_path: Path) -> None:
+@pytest.mark.kind("TCP: being opened")
+@pytest.mark.parametrize(("dumper", "restorer"), [("criu", "stillframe"), ("stillframe", "criu")])
+def test_a_connection_that_is_being_opened_is_opened(dumper: str, restorer: str, tmp_path: Path) -> None:
     images = tmp_path / "images"
     images.mkdir()
     with crowded() as (server, _first), started(lambda folder: Connecting(folder, server.getsockname()[1]), tmp_path / "victim") as victim:
-        run(dumping, "dump", images, "--tree", str(victim.pid), *OPTIONS)
+        run(dumper, "dump", images, "--tree", str(victim.pid), *OPTIONS)
         victim.end()
-        run(restoring, "restore", images, "--restore-detached", *OPTIONS)
+        run(restorer, "restore", images, "--restore-detached", *OPTIONS)
         server.accept()[0].close()
         server.settimeout(30)
         client, _address = server.accept()
@@ -84,21 +85,22 @@ def test_a_connection_that_is_being_opened_is_opened(dumping: str, restoring: st
         client.close()
 
 
+@pytest.mark.kind("TCP: established", "TCP: listening")
 @pytest.mark.parametrize(
-    ("dumping", "restoring", "options"),
+    ("dumper", "restorer", "options"),
     [("criu", "stillframe", OPTIONS), ("criu", "stillframe", IPTABLES), ("stillframe", "criu", OPTIONS)],
 )
-def test_one_restores_what_the_other_dumped(dumping: str, restoring: str, options: tuple[str, ...], tmp_path: Path) -> None:
+def test_one_restores_what_the_other_dumped(dumper: str, restorer: str, options: tuple[str, ...], tmp_path: Path) -> None:
     if options is IPTABLES and not shutil.which("iptables"):
         pytest.skip("CRIU needs iptables for this")
     images = tmp_path / "images"
     images.mkdir()
     with started(Streams, tmp_path / "victim") as victim, Client("127.0.0.1", int((victim.folder / "port").read_text())) as client:
         eventually(lambda: client.count > MUCH, "the client receives nothing")
-        run(dumping, "dump", images, "--tree", str(victim.pid), *options)
+        run(dumper, "dump", images, "--tree", str(victim.pid), *options)
         victim.end()
         before = client.count
-        run(restoring, "restore", images, "--restore-detached", *options)
+        run(restorer, "restore", images, "--restore-detached", *options)
         eventually(lambda: client.count > before + MUCH or bool(client.error), "the client receives nothing after the restore")
         assert not client.error and not (victim.folder / "failed").exists()
 

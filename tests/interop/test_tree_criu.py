@@ -102,6 +102,7 @@ def at_rest(root: int) -> bool:
     return len(found) == 10 and all(row[1] in "SZ" for row in found)
 
 
+@pytest.mark.kind("zombies", "sessions, process groups", "stopped tasks", "children, orphans")
 @DIRECTIONS
 def test_zombies_and_groups(lab: Lab, dumper: str, restorer: str) -> None:
     root = lab.spawn([sys.executable, "-c", FAMILY]).pid
@@ -113,7 +114,13 @@ def test_zombies_and_groups(lab: Lab, dumper: str, restorer: str) -> None:
 
 
 @DIRECTIONS
-@pytest.mark.parametrize("program", ["sandbox", "shared_tables"])
+@pytest.mark.parametrize(
+    "program",
+    [
+        pytest.param("sandbox", marks=pytest.mark.kind("seccomp")),
+        pytest.param("shared_tables", marks=pytest.mark.kind("shared descriptor tables, directories")),
+    ],
+)
 def test_seccomp_and_shared_tables(lab: Lab, program: str, dumper: str, restorer: str) -> None:
     victim = lab.start(program, "as criu")
     victim.await_rest()
@@ -141,7 +148,13 @@ def new_cgroup(lab: Lab, hierarchy: str) -> Iterator[Path]:
 
 
 @DIRECTIONS
-@pytest.mark.parametrize("hierarchy", [cgroups.VERSION_2, "freezer"], ids=["version 2", "version 1"])
+@pytest.mark.parametrize(
+    "hierarchy",
+    [
+        pytest.param(cgroups.VERSION_2, marks=pytest.mark.kind("cgroup membership (v2)"), id="version 2"),
+        pytest.param("freezer", marks=pytest.mark.kind("cgroup membership (v1)"), id="version 1"),
+    ],
+)
 def test_cgroups(lab: Lab, hierarchy: str, dumper: str, restorer: str) -> None:
     with new_cgroup(lab, hierarchy) as directory:
         root = lab.spawn(["sleep", "1000"]).pid

@@ -19,6 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import pytest
 from _engine.images.image import ImagesDir
 
 ROOT = Path(__file__).parent.parent.parent
@@ -214,6 +215,18 @@ class Pipeline(Victim):
 
     def _numbers(self) -> list[int]:
         return [int(line) for line in self.lines.read_text().split("\n")[:-1]]
+
+
+CARRIED: dict[type[Victim], tuple[str, ...]] = {
+    Menagerie: (
+        "children, orphans", "threads", "private memory", "shared anonymous", "copied pages of files", "eventfd", "timerfd", "epoll",
+        "unix: pairs", "unix: named and listening",
+    ),
+    Redis: ("private memory", "threads", "epoll", "pipes", "unix: named and listening", "TCP: listening"),
+    Pipeline: ("private memory", "children, orphans", "pipes", "regular files, directories", "descriptors shared over fork"),
+}  # fmt: skip
+"""What of tests/interop/kinds.py each victim holds."""
+VICTIMS = [pytest.param(kind, marks=pytest.mark.kind(*kinds)) for kind, kinds in CARRIED.items()]
 
 
 def missing(kind: type[Victim]) -> str:

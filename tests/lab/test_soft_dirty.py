@@ -13,11 +13,15 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "interop"))
+from kinds import OUR_CHAIN, THEIR_CHAIN
 
 LAB = Path(__file__).parent
 SUITES = ("trixie", "bookworm")
@@ -26,6 +30,12 @@ FILES = ("trackers", "criu_chains")
 PATHS = {file: LAB / "inside" / f"{file}.py" for file in FILES}
 CASES = [(file, case) for file, path in PATHS.items() for case in re.findall(r"^def (test_\w+)", path.read_text(), re.MULTILINE)]
 REPORT = "<!-- report -->"
+DIRECTIONS = {
+    "test_we_restore_each_dump_of_a_chain_of_criu": THEIR_CHAIN,
+    "test_criu_restores_each_dump_of_our_chain": OUR_CHAIN,
+}
+MEMORY = ("private memory", "copied pages of files")
+"""What tests/programs/pages.c holds."""
 COMMAND = f"""
 cd tests/lab/inside
 export PYTHONPATH=$OLDPWD/plugins/module_utils
@@ -82,7 +92,13 @@ def report(request: pytest.FixtureRequest, machines: Mapping[str, subprocess.Pop
     return found
 
 
-@pytest.mark.parametrize(("file", "case"), CASES, ids=[case for _file, case in CASES])
+def marked(file: str, case: str) -> object:
+    """Return CASE of FILE as parameters, with its place in the table of tests/interop."""
+    marks = [pytest.mark.kind(*MEMORY), pytest.mark.direction(DIRECTIONS[case])] if case in DIRECTIONS else []
+    return pytest.param(file, case, id=case, marks=marks)
+
+
+@pytest.mark.parametrize(("file", "case"), [marked(*names) for names in CASES])
 def test_in_a_virtual_machine(report: Mapping[str, ElementTree.Element], file: str, case: str) -> None:
     found = {name: element for name, element in report.items() if name.split("[")[0] == f"{file}::{case}"}
     faults = [f"{name}:\n{fault.text}" for name, element in found.items() for kind in ("failure", "error") for fault in element.iter(kind)]

@@ -23,7 +23,8 @@ from .images.schema import message
 from .kernel import procfs
 from .options import DumpOptions, no_hook
 from .parent import open_parent, reading_parent
-from .resources import attributes, core, preflight, pstree, sharing, zombies
+from .resources import attributes, clocks, core, preflight, pstree, sharing, zombies
+from .resources.cgroup_roots import Roots
 from .resources.files.dump import FilesDump
 from .resources.fs import dump_fs
 from .resources.inventory import inventory, machine, task_ids, tree_identity
@@ -62,6 +63,7 @@ class Work:
     sysv: sysv.SysvDump
     memory: MemoryDump
     clock: Clock
+    common: core.Tables
 
 
 def dump(options: DumpOptions, log: logging.Logger) -> DumpResult:
@@ -73,6 +75,7 @@ def dump(options: DumpOptions, log: logging.Logger) -> DumpResult:
     directory = DumpDirectory(options.images_dir, options.force)
     directory.check()
     pids = check_target(options.tree)
+    common = common_tables(options)
     with ExitStack() as stack:
         stack.enter_context(reading_parent(options))
         parent = open_parent(options)
@@ -91,7 +94,7 @@ def dump(options: DumpOptions, log: logging.Logger) -> DumpResult:
             files = stack.enter_context(FilesDump(options, trackers.own_descriptors(tree.pids)))
             mounts = stack.enter_context(MountsDump(options))
             segments = stack.enter_context(sysv.SysvDump())
-            work = Work(options, directory, parent, trackers, files, mounts, segments, memory, clock)
+            work = Work(options, directory, parent, trackers, files, mounts, segments, memory, clock, common)
             log.info("Stopped processes %s", ", ".join(map(str, tree.pids)))
             tasks = collect(work, tree)
             fs_ids = sharing.fs_ids(tree.pids)
@@ -114,6 +117,11 @@ def dump(options: DumpOptions, log: logging.Logger) -> DumpResult:
     result = report(work, manifest, tuple(task.pid for task in tasks), freed)
     write_dump_stats(options.work_dir or options.images_dir, result)
     return result
+
+
+def common_tables(options: DumpOptions) -> core.Tables:
+    """Return empty tables for a dump. Raises UsageError."""
+    return core.tables(options.manage_cgroups, Roots(options.cgroup_root), options.cgroup_dump_controller, options.cgroup_yard)
 
 
 def plan(options: DumpOptions) -> DumpPlan:
@@ -228,7 +236,7 @@ def write(
 ) -> Manifest:
     """Write all images and make them a dump; FS_IDS as `sharing` has them. Raises ImagesError."""
     options, images = work.options, work.directory.images
-    pages, common = work.memory.write_images(), core.tables(options.manage_cgroups)
+    pages, common = work.memory.write_images(), work.common
     for number, task in enumerate(tasks, start=1):
         images.write(f"mm-{task.pid}", [task.mm])
         images.write(f"fs-{task.pid}", [task.fs])
@@ -241,6 +249,7 @@ def write(
     work.files.write(images)
     work.mounts.write(images)
     work.sysv.write(images)
+    clocks.write(images)
     pstree.write(images, hierarchy)
     work.trackers.explain()
     options.hook("post-dump", {"CRTOOLS_INIT_PID": str(options.tree)})

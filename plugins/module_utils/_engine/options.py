@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Callable, Mapping, Optional
+from typing import Callable, Mapping, Optional, Sequence
 
 Hook = Callable[[str, Mapping[str, str]], None]
 """Called with the name of a stage, as CRIU's --action-script has them, and its environment (CRTOOLS_…).
@@ -39,7 +39,13 @@ class DumpOptions:
     file_locks: bool = False
     ext_unix_sk: bool = False
     manage_cgroups: str = "auto"
-    """auto, none, soft or ignore: see resources/cgroups.py."""
+    """auto, none, props, soft, full, strict or ignore: see resources/cgroups.py."""
+    cgroup_root: Sequence[str] = ()
+    """Each [CONTROLLER:]/PATH: see resources/cgroup_roots.py."""
+    cgroup_yard: str = ""
+    """A directory below which all hierarchies are mounted; empty for where they are mounted elsewhere."""
+    cgroup_dump_controller: Sequence[str] = ()
+    """The controllers whose cgroups are dumped; all if empty."""
     tcp_established: bool = False
     tcp_close: bool = False
     """Let established TCP connections go: their sockets are closed once restored."""
@@ -73,7 +79,11 @@ class RestoreOptions:
     file_locks: bool = False
     ext_unix_sk: bool = False
     manage_cgroups: str = "auto"
-    """auto, none, soft or ignore: see resources/cgroups.py."""
+    """auto, none, props, soft, full, strict or ignore: see resources/cgroups.py."""
+    cgroup_root: Sequence[str] = ()
+    """Each [CONTROLLER:]/PATH: see resources/cgroup_roots.py."""
+    cgroup_yard: str = ""
+    """A directory below which all hierarchies are mounted; empty for where they are mounted elsewhere."""
     tcp_established: bool = False
     tcp_close: bool = False
     """Let established TCP connections go: their sockets are closed once restored."""

@@ -18,7 +18,7 @@ from typing import Sequence
 from . import untouched
 from .clock import Clock
 from .dedup import dedup
-from .dump import Work, describe, refuse, report
+from .dump import Work, common_tables, describe, refuse, report
 from .errors import TargetError
 from .images.chain import open_chain
 from .images.directory import DumpDirectory
@@ -60,7 +60,7 @@ def pre_dump(options: DumpOptions, log: logging.Logger) -> DumpResult:
         trackers.prepare(pids)
         files, mounts = stack.enter_context(FilesDump(options)), stack.enter_context(MountsDump(options))
         memory = stack.enter_context(MemoryDump(options, directory, parent, log))
-        work = Work(options, directory, parent, trackers, files, mounts, SysvDump(), memory, clock)
+        work = Work(options, directory, parent, trackers, files, mounts, SysvDump(), memory, clock, common_tables(options))
         scan(work, pids)
         memory.write_running()
         pages = memory.write_images()

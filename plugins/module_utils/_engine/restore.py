@@ -23,7 +23,8 @@ from .images.chain import Chain, Extent, open_chain
 from .kernel import procfs
 from .kernel.clone import CLONE_NEWNS
 from .options import RestoreOptions
-from .resources import attributes, core, pstree, seccomp, sharing, zombies
+from .resources import attributes, clocks, core, pstree, seccomp, sharing, zombies
+from .resources.cgroup_roots import Roots
 from .resources.cgroups import CgroupsRestore
 from .resources.files.restore import FilesRestore
 from .resources.fs import restore_fs
@@ -113,7 +114,7 @@ def restore(options: RestoreOptions, log: logging.Logger) -> RestoreResult:
         source = read(options)
         mounts = stack.enter_context(MountsRestore(source.chain.top.images, [task.pid for task in source.tasks]))
         files = stack.enter_context(FilesRestore(mounts.images, options, mounts))
-        cgroups = stack.enter_context(CgroupsRestore(source.chain.top.images, options.manage_cgroups))
+        cgroups = stack.enter_context(_cgroups(source, options))
         sysv = stack.enter_context(SysvRestore(source.chain.top.images))
         obstacles = find_obstacles(options, source, files, mounts, cgroups) + list(sysv.check())
         if obstacles:
@@ -128,6 +129,7 @@ def restore(options: RestoreOptions, log: logging.Logger) -> RestoreResult:
         stubs = stack.enter_context(Stubs())
         clock.mark("forking")
         create(source, stubs, inherited, options, files)
+        cgroups.prepare(core for task in source.tasks for core in task.cores)
         for task in source.tasks:
             cgroups.move_process(stubs.leaders[task.pid], task.cores[0])
         clock.mark("forked")
@@ -148,7 +150,7 @@ def restore(options: RestoreOptions, log: logging.Logger) -> RestoreResult:
         clock.mark("restored")
         options.hook("post-resume", {"CRTOOLS_INIT_PID": str(root)})
         ended = [text for pid, entry in source.zombies.items() for text in zombies.warnings(pid, entry)]
-        warnings = [*files.warnings(), *cgroups.warnings, *ended]
+        warnings = [*files.warnings(), *cgroups.warnings, *ended, *clocks.warnings(source.chain.top.images)]
     freed = _release(source.chain, warnings) if options.auto_dedup else 0
     log.info("Restored processes %s", ", ".join(str(task.pid) for task in source.tasks))
     result = RestoreResult(
@@ -187,7 +189,7 @@ def plan(options: RestoreOptions) -> RestorePlan:
     with ExitStack() as stack:
         mounts = stack.enter_context(MountsRestore(images, [task.pid for task in source.tasks]))
         files = stack.enter_context(FilesRestore(mounts.images, options, mounts))
-        cgroups = stack.enter_context(CgroupsRestore(images, options.manage_cgroups))
+        cgroups = stack.enter_context(_cgroups(source, options))
         sysv = stack.enter_context(SysvRestore(images))
         obstacles = find_obstacles(options, source, files, mounts, cgroups) + list(sysv.check())
     pids = tuple(task.pid for task in source.tasks)
@@ -224,6 +226,10 @@ def read(options: RestoreOptions) -> Source:
             )
         )
     return Source(chain, hierarchy, tuple(tasks), dead, seccomp.read(images))
+
+
+def _cgroups(source: Source, options: RestoreOptions) -> CgroupsRestore:
+    return CgroupsRestore(source.chain.top.images, options.manage_cgroups, Roots(options.cgroup_root), options.cgroup_yard)
 
 
 def find_obstacles(

@@ -95,10 +95,14 @@ STATE = (
     _supported(
         "manage-cgroups",
         OPTIONAL,
-        "what to do with cgroups: none (they must exist), soft (make those that are missing), ignore (default: join those that exist)",
+        "what to do with cgroups: none or props (they must exist, and are left or get their properties), soft (make those that are "
+        "missing), full (and set the properties of all), strict (none may exist), ignore (default: as soft, but only warn)",
         metavar="MODE",
         choices=("none", "props", "soft", "full", "strict", "ignore"),
     ),
+    _supported("cgroup-root", VALUE, "[CONTROLLER:]/PATH: dump cgroups from there on, restore them there; may be repeated", metavar="ROOT"),
+    _supported("cgroup-yard", VALUE, "use the cgroup hierarchies that are mounted below DIR", metavar="DIR"),
+    _supported("cgroup-dump-controller", VALUE, "dump the cgroups of this controller only; may be repeated", metavar="NAME"),
 )
 
 CHECK = (
@@ -144,9 +148,9 @@ HARMLESS_OPTIONS = (
 
 _PAGE_SERVER = "pages are written to the images dir only"
 _NAMESPACES = "a tree is restored in the namespaces of the caller"
-_CGROUPS = "cgroups are joined as they are"
+_CGROUPS = "cgroups are used where they are mounted, with the properties that CRIU takes by itself"
 _EXTERNAL = "what lies outside the tree cannot be named; carry it or close it"
-_LSM = "security labels are left to the kernel"
+_LSM = "a tree is restored in the security domain of the engine, and refused if it was in another"
 
 REFUSED_OPTIONS = (
     _refused("page-server", FLAG, _PAGE_SERVER, twin=True),
@@ -172,11 +176,8 @@ REFUSED_OPTIONS = (
     _refused("root", VALUE, _NAMESPACES, "r"),
     _refused("join-ns", VALUE, _NAMESPACES, "J"),
     _refused("empty-ns", VALUE, _NAMESPACES),
-    _refused("cgroup-root", VALUE, _CGROUPS),
     _refused("cgroup-props", VALUE, _CGROUPS),
     _refused("cgroup-props-file", VALUE, _CGROUPS),
-    _refused("cgroup-dump-controller", VALUE, _CGROUPS),
-    _refused("cgroup-yard", VALUE, _CGROUPS),
     _refused("lsm-profile", VALUE, _LSM),
     _refused("lsm-mount-context", VALUE, _LSM),
     _refused("ms", FLAG, "CRIU took it away as well; name the features to be checked with --feature"),

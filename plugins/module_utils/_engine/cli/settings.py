@@ -69,6 +69,9 @@ class Settings:
     link_remap: bool = False
     file_validation: str = "buildid"
     manage_cgroups: str = "auto"
+    cgroup_root: tuple[str, ...] = ()
+    cgroup_dump_controller: tuple[str, ...] = ()
+    cgroup_yard: str = ""
     feature: tuple[str, ...] = ()
     extra: bool = False
     experimental: bool = False
@@ -193,8 +196,6 @@ def _ext_unix_sk(given: Given, values: dict[str, Any]) -> None:
 
 def _manage_cgroups(given: Given, values: dict[str, Any]) -> None:
     mode = given.value or "soft"  # what CRIU takes a bare --manage-cgroups for
-    if mode not in ("none", "soft", "ignore"):
-        raise UsageError(f"option --manage-cgroups={mode} is not supported yet: {given.option.text}")
     values["manage_cgroups"] = mode
 
 
@@ -219,6 +220,8 @@ _SPECIAL: Mapping[str, Callable[[Given, dict[str, Any]], None]] = {
     "verbosity": _verbosity,
     "action-script": _append,
     "feature": _append,
+    "cgroup-root": _append,
+    "cgroup-dump-controller": _append,
     "close": _close,
     "all": _all,
     "ext-unix-sk": _ext_unix_sk,

@@ -38,13 +38,16 @@ def of_thread(pid: int, tid: int) -> Tuple[Member, ...]:
     return tuple(sorted(Member(hierarchy, path) for _number, hierarchy, path in rows))
 
 
-def mounts() -> Dict[str, Mount]:
-    """Return where each hierarchy is mounted, by its name."""
+def mounts(yard: str = "") -> Dict[str, Mount]:
+    """Return where each hierarchy is mounted, by its name; if YARD is given, only what is mounted below that directory."""
+    above = os.path.join(os.path.realpath(yard), "") if yard else "/"
     found: Dict[str, Mount] = {}
     for line in procfs.text("/proc/self/mountinfo").splitlines():
         place, _dash, filesystem = line.partition(" - ")
         kind, _source, options = filesystem.split(" ", 2)
         root, directory = (_plain(word) for word in place.split(" ")[3:5])
+        if not directory.startswith(above):
+            continue
         if kind == "cgroup2":
             found.setdefault(VERSION_2, Mount(directory, root))
         elif kind == "cgroup":

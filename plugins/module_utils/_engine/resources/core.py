@@ -19,6 +19,7 @@ from ..tracee.arch.x86_64 import Registers
 from ..tracee.tracee import Tracee
 from . import attributes, credentials, registers, rlimits, scheduling, seccomp, signals, threads, timers
 from .batch import ask
+from .cgroup_roots import NO_ROOTS, Roots
 from .cgroups import SetTable
 
 TASK_ALIVE, TASK_DEAD, TASK_STOPPED = 1, 2, 3
@@ -116,9 +117,9 @@ class Tables:
         self.cgroups.write(images)
 
 
-def tables(manage_cgroups: str) -> Tables:
-    """Return new tables, for a dump that manages cgroups in that way."""
-    return Tables(seccomp.FilterTable(), SetTable(manage_cgroups))
+def tables(manage_cgroups: str, roots: Roots = NO_ROOTS, controllers: Sequence[str] = (), yard: str = "") -> Tables:
+    """Return new tables, for a dump that manages cgroups in that way: see SetTable."""
+    return Tables(seccomp.FilterTable(), SetTable(manage_cgroups, roots, controllers, yard))
 
 
 def images(state: TaskState, common: Tables) -> List[Tuple[str, Any]]:
@@ -137,6 +138,7 @@ def _core(state: TaskState, thread: Thread, common: Tables) -> Any:
     signals.fill_thread(thread_core, thread.signals)
     scheduling.fill(thread_core, thread.scheduling)
     credentials.fill(thread_core, thread.credentials)
+    credentials.fill_label(thread_core, state.pid, thread.tid)
     if thread.tid == state.pid:
         _fill_process(core.tc, state)
     else:

@@ -37,6 +37,8 @@ _WORDS = 2  # _LINUX_CAPABILITY_U32S_3
 _SECBIT_NO_SETUID_FIXUP = 1 << 2  # include/uapi/linux/securebits.h
 _CAP_LAST_CAP = "/proc/sys/kernel/cap_last_cap"
 _UNCONFINED = ("", "unconfined")
+_MODE = " ("
+"""What AppArmor puts behind the name of a profile, as in "name (enforce)", and images have not."""
 
 
 class Ids(NamedTuple):
@@ -113,6 +115,21 @@ def obstacles(pid: int, tid: int) -> List[Obstacle]:
     return [Obstacle(pid, f"security label of thread {tid}", f"it is confined as {domain!r}, which cannot be restored", remedy)]
 
 
+def fill_label(thread_core: Any, pid: int, tid: int) -> None:
+    """Put the security domain of thread TID into THREAD_CORE, a thread_core_entry: ours, if any."""
+    if label(os.getpid(), os.getpid()) not in _UNCONFINED:
+        domain = label(pid, tid)
+        if domain not in _UNCONFINED:
+            thread_core.creds.lsm_profile = domain.partition(_MODE)[0]
+
+
+def _check_label(pid: int, thread_core: Any) -> List[Obstacle]:
+    wanted = thread_core.creds.lsm_profile
+    if wanted in _UNCONFINED or wanted == label(os.getpid(), os.getpid()).partition(_MODE)[0]:
+        return []
+    return [Obstacle(pid, "security label", f"it was confined as {wanted!r}, and the engine is not", "run the engine in that domain")]
+
+
 def fill(thread_core: Any, own: Credentials) -> None:
     """Put the credentials OWN of a thread into THREAD_CORE, a thread_core_entry."""
     creds = thread_core.creds
@@ -135,12 +152,12 @@ def read(thread_core: Any) -> Credentials:
 
 
 def check(pid: int, thread_core: Any) -> List[Obstacle]:
-    """Return the capabilities in THREAD_CORE that this process lacks and so cannot give to a task."""
-    missing = read(thread_core).capabilities.permitted & ~own_capabilities().permitted
+    """Return what in THREAD_CORE this process cannot give to a task: capabilities that it lacks, a security domain that it is not in."""
+    found, missing = _check_label(pid, thread_core), read(thread_core).capabilities.permitted & ~own_capabilities().permitted
     if not missing:
-        return []
+        return found
     names = ", ".join(f"CAP_{name}" for number, name in enumerate(_CAPABILITY_NAMES) if missing >> number & 1) or f"{missing:#x}"
-    return [Obstacle(pid, "capabilities", f"it holds {names}, which this process has not", "restore from a process that has them")]
+    return [*found, Obstacle(pid, "capabilities", f"it holds {names}, which this process has not", "restore from a process that has them")]
 
 
 def restore(thread: Tracee, thread_core: Any) -> None:

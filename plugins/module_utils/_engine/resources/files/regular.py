@@ -32,6 +32,9 @@ DELETED = " (deleted)"
 """What the kernel puts behind the path of an unlinked file (proc(5))."""
 NO_POS = (1 << 64) - 1
 
+_SECRET = "/secretmem" + DELETED
+"""Its inodes count a link (mm/secretmem.c)."""
+
 
 def is_by_path(file: OpenFile) -> bool:
     """Tell whether FILE is opened by path and carried as such."""
@@ -46,7 +49,7 @@ def is_by_path(file: OpenFile) -> bool:
 def _has_no_path(file: OpenFile) -> bool:
     """Tell whether FILE is of a filesystem that is mounted nowhere: memfd, System V shared memory, huge pages."""
     names = ("/memfd:", "/SYSV", "/anon_hugepage", "/secretmem")
-    return file.link.startswith(names) and file.stat.st_nlink == 0
+    return file.link.startswith(names) and file.stat.st_nlink == 0 or file.link == _SECRET
 
 
 def plain_path(path: str, status: os.stat_result, view: TreeView = OUR_OWN, local: int = -1) -> str:
