@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import random
 import shutil
 from collections.abc import Iterator
@@ -134,6 +135,14 @@ def test_what_is_missing_is_named(chain: Path) -> None:
     shutil.rmtree(chain.parent / "1")
     (fault,) = verify(str(chain)).faults
     assert fault.path == f"{chain.parent / '2' / 'parent'}" and "is missing" in fault.why
+
+
+def test_what_is_no_file_is_not_waited_for(chain: Path) -> None:
+    for path in (chain / "files.img", chain.parent / "1" / "stillframe.json"):
+        path.unlink()
+        os.mkfifo(path)
+        assert any(fault.path.endswith(path.name) for fault in verify(str(chain)).faults)
+    assert refused(chain)
 
 
 def test_the_command_tells_all_of_them(chain: Path, lab: Lab) -> None:

@@ -11,8 +11,9 @@ from collections.abc import Iterator
 
 from .chains import soundness
 from .chains.listing import directories, parent_link
+from .chains.lock import reading
 from .errors import ChainError, ImagesError
-from .images.chain import Chain, Dump, leads_back, open_dump, parent_of
+from .images.chain import Chain, Dump, leads_back, open_dump, parent_of, strange_files
 from .images.directory import dump_files, pages_files
 from .images.manifest import DUMP
 from .images.verification import image_faults, pages_faults
@@ -33,11 +34,12 @@ def verify(images_dir: str) -> VerifyResult:
     size = 0
     seen: set[str] = set()
     for top in tops:
-        for dump, errors in _verified(top, seen):
-            told = {(error.path, error.offset, str(error)): error for error in errors}
-            faults += [Fault(error.path or dump.path, error.offset, str(error)) for error in told.values()]
-            dumps.append(VerifiedDump(dump.path, dump.id, not told, bool(dump.manifest and dump.manifest.images)))
-            size += sum(os.path.getsize(path) for path in _pages_of(dump) if os.path.exists(path))
+        with reading(top):
+            for dump, errors in _verified(top, seen):
+                told = {(error.path, error.offset, str(error)): error for error in errors}
+                faults += [Fault(error.path or dump.path, error.offset, str(error)) for error in told.values()]
+                dumps.append(VerifiedDump(dump.path, dump.id, not told, bool(dump.manifest and dump.manifest.images)))
+                size += sum(os.path.getsize(path) for path in _pages_of(dump) if os.path.isfile(path))
     wall = int((time.monotonic() - started) * 1e6)
     return VerifyResult(images_dir, not faults, tuple(faults), tuple(dumps), size, wall)
 
@@ -88,8 +90,8 @@ def _levels(top: str) -> Iterator[tuple[Dump, list[ChainError]]]:
 
 def _faults(dump: Dump, parent: Dump | None = None) -> Iterator[ChainError]:
     """Yield what is wrong with the files of DUMP, on top of PARENT."""
-    if not os.path.isdir(dump.path):
-        return
+    if not os.path.isdir(dump.path) or strange_files(dump.path):
+        return  # told already
     yield from image_faults(dump.path, dump.manifest)
     yield from soundness.image_faults(dump)
     if dump.inventory is not None:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from ..errors import ChainError, ImagesError
 from .checksum import stretches_of
 from .cursor import Cursor, locate
-from .directory import INVENTORY, PARENT, is_dump
+from .directory import INVENTORY, PARENT, is_dump, is_dump_file
 from .image import ImagesDir
 from .magic import IMAGES_V1_1
 from .manifest import DUMP, PRE_DUMP, STILLFRAME, Manifest, read_manifest
@@ -213,6 +213,8 @@ def open_dump(path: str, child: Dump | None = None) -> Dump:
     if not is_dump(path):
         role = "" if child is None else f", the parent of {child.path},"
         raise ChainError(f"{path}{role} holds no finished dump (no {INVENTORY}); use one that was finished", os.path.join(path, INVENTORY))
+    for name in strange_files(path):
+        raise ChainError(f"{os.path.join(path, name)} is no regular file; use another copy of the dump", os.path.join(path, name))
     manifest = read_manifest(path)
     verify_image(path, manifest, "inventory")
     try:
@@ -226,6 +228,12 @@ def open_dump(path: str, child: Dump | None = None) -> Dump:
     if child is not None:
         _check_relation(child, dump)
     return dump
+
+
+def strange_files(path: str) -> list[str]:
+    """Return the names in PATH of what goes by the name of an image and is none: a named pipe would be waited for without end."""
+    with os.scandir(path) as entries:
+        return [entry.name for entry in entries if is_dump_file(entry.name) and entry.name != PARENT and not entry.is_file()]
 
 
 def parent_of(dump: Dump) -> str | None:

@@ -42,7 +42,7 @@ def is_dump(images_dir: str) -> bool:
 def dump_files(images_dir: str) -> list[str]:
     """Return the names in IMAGES_DIR that belong to a dump, whole or half; logs and pid files do not. Raises ImagesError."""
     with faults("list", images_dir):
-        return sorted(name for name in os.listdir(images_dir) if _is_dump_file(name))
+        return sorted(name for name in os.listdir(images_dir) if is_dump_file(name))
 
 
 def pages_files(images_dir: str) -> list[str]:
@@ -56,7 +56,8 @@ def bytes_on_disk(images_dir: str) -> int:
         return sum(os.lstat(os.path.join(images_dir, name)).st_blocks * 512 for name in dump_files(images_dir))
 
 
-def _is_dump_file(name: str) -> bool:
+def is_dump_file(name: str) -> bool:
+    """Return whether NAME is that of a file that belongs to a dump, whole or half."""
     name = name.removesuffix(PARTIAL)
     return name.endswith(SUFFIX) or name in (PARENT, FILE_NAME, "stats-dump")
 
