@@ -14,10 +14,11 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from _engine.chains.retention import Rule
 from _engine.cli.program import main
 from _engine.errors import TargetError
 from _engine.options import DumpOptions, RestoreOptions
-from _engine.results import DedupResult, DumpResult, RestoreResult
+from _engine.results import DedupResult, DumpResult, Fault, KeptDump, PruneResult, RestoreResult, SquashResult, VerifyResult
 
 PID = "4711"
 
@@ -48,15 +49,29 @@ class Engine:
             options.hook(stage, {"CRTOOLS_INIT_PID": PID})
         return RestoreResult("d", "id", int(PID), (int(PID),), 1, 2, 3, 0, 4, 5, 6, "running")
 
-    def dedup(self, images_dir: str, check: bool = False) -> DedupResult:
-        self._ask(images_dir)
+    def dedup(self, images_dir: str, keep_restorable: bool = False) -> DedupResult:
+        self._ask((images_dir, "keep") if keep_restorable else images_dir)
         return DedupResult(images_dir, 1, 4096, 8192, 4096, ("../1",))
+
+    def squash(self, images_dir: str, keep_parents: bool) -> SquashResult:
+        self._ask((images_dir, keep_parents))
+        return SquashResult(images_dir, True, 1, ("1",), 4096, 8192, 4096)
+
+    def prune(self, root: str, rule: Rule, check: bool) -> PruneResult:
+        self._ask((root, rule, check))
+        return PruneResult(root, (KeptDump("2", "2026-11-25", ("last",), None, True),), ("1",), 4096, 8192, 4096)
+
+    def verify(self, images_dir: str) -> VerifyResult:
+        self._ask(images_dir)
+        return VerifyResult(images_dir, False, (Fault("f", 5, "f is damaged; use another"),), (), 0, 1)
 
 
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch) -> Engine:
     engine = Engine()
-    for module, verb in (("dump", engine.dump), ("pre_dump", engine.dump), ("restore", engine.restore), ("dedup", engine.dedup)):
+    verbs = {"dump": engine.dump, "pre_dump": engine.dump, "restore": engine.restore, "dedup": engine.dedup}
+    verbs = {**verbs, "squash": engine.squash, "prune": engine.prune, "verify": engine.verify}
+    for module, verb in verbs.items():
         stub = ModuleType(f"_engine.{module}")
         setattr(stub, module, verb)
         monkeypatch.setitem(sys.modules, f"_engine.{module}", stub)
@@ -115,6 +130,26 @@ def test_a_restore_is_asked_for_what_the_words_say(engine: Engine, there: Path) 
 def test_dedup_is_given_the_images(engine: Engine, there: Path) -> None:
     assert run("dedup", "-D", "images", "-W", "work") == 0
     assert engine.asked == str(there / "images")
+    assert run("dedup", "-D", "images", "--keep-restorable") == 0
+    assert engine.asked == (str(there / "images"), "keep")
+
+
+def test_squash_is_told_of_the_parents(engine: Engine, there: Path) -> None:
+    assert run("squash", "-D", "images", "--keep-parents") == 0
+    assert engine.asked == (str(there / "images"), True)
+
+
+def test_prune_is_given_the_rule(engine: Engine, there: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = "--keep-last 3 --keep-hourly 24 --keep-daily=7 --keep-weekly 4 --keep-within 1d12h --dry-run"
+    assert run("prune", "-D", "images", *words.split()) == 0
+    assert engine.asked == (str(there / "images"), Rule(3, 24, 7, 4, "1d12h"), True)
+    assert capsys.readouterr().out == "keep 2 (last, made anew on top of none)\nremove 1\n4096 bytes would be freed\n"
+
+
+def test_verify_fails_with_the_faults(engine: Engine, there: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert run("verify", "-D", "images") == 1
+    said = capfd.readouterr()
+    assert "f is damaged; use another" in said.err and said.out == "0 dumps, 0 bytes of pages, 1 faults\n"
 
 
 @pytest.mark.parametrize("words", [("dump", "-t", "5"), ("pre-dump", "-t", "5"), ("restore", "-d"), ("dedup",)])

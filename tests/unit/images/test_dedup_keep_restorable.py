@@ -90,5 +90,5 @@ def test_killed_before_any_change_to_the_disk(three: List[Made], read_back: Read
             dedup(f"{root}/3", keep_restorable=True)
             assert content(read_back, root) == CONTENT and sorted(os.listdir(root)) == ["1", "2", "3"], step
             assert blocks(root) == 8 * PAGE_SIZE
-        step += 3  # each alone is the same as for squash
+        step += 7  # each alone is the same as for squash
     assert step > 60

