@@ -59,6 +59,7 @@ class Settings:
     ext_unix_sk: bool = False
     ghost_limit: int = 1 << 20
     link_remap: bool = False
+    irmap_scan_path: tuple[str, ...] = ()
     file_validation: str = "buildid"
     manage_cgroups: str = "auto"
     feature: tuple[str, ...] = ()
@@ -207,6 +208,7 @@ _SPECIAL: Mapping[str, Callable[[Given, dict[str, Any]], None]] = {
     "verbosity": _verbosity,
     "action-script": _append,
     "feature": _append,
+    "irmap-scan-path": _append,
     "close": _close,
     "all": _all,
     "ext-unix-sk": _ext_unix_sk,
