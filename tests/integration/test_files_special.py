@@ -11,7 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from _engine.options import DumpOptions
+from _engine.resources.files import watched
+from _engine.resources.files.dump import FilesDump
 from look import assert_same, look
+from process import python, running
 from victim import Lab, Victim
 
 OPTIONS = {"locks": ("--file-locks",), "watches": (), "processes": (), "unlinked": ()}
@@ -122,6 +126,18 @@ def test_events_that_were_not_read_are_told_of(lab: Lab) -> None:
     (victim.directory / "watched" / "more").unlink()
     lab.restore(images)
     assert victim.ask() == "ok"
+
+
+def test_what_is_watched_is_searched_for_where_the_user_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watched, "path_of", lambda handle: "")  # as where no handle can be opened
+    path = tmp_path / "far" / "away" / "watched"
+    path.parent.mkdir(parents=True)
+    path.touch()
+    script = f"import ctypes\nlibc = ctypes.CDLL(None)\nlibc.inotify_add_watch(libc.inotify_init1(0), {str(path)!r}.encode(), 2)"
+    with running(*python(script)) as process:
+        for searched, count in ((), 1), ((str(tmp_path),), 0):
+            with FilesDump(DumpOptions(tree=process.pid, images_dir="", irmap_scan_path=searched)) as files:
+                assert len([found for found in files.preflight([process.pid]) if "inotify" in found.where]) == count
 
 
 def test_what_is_watched_must_be_there(lab: Lab) -> None:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Callable, Mapping, Optional, Sequence
+from typing import Callable, Mapping, Optional, Sequence, Tuple
 
 Hook = Callable[[str, Mapping[str, str]], None]
 """Called with the name of a stage, as CRIU's --action-script has them, and its environment (CRTOOLS_…).
@@ -53,6 +53,8 @@ class DumpOptions:
     """Let go the connections that nobody has accepted yet."""
     ghost_limit: int = 1 << 20
     """Bytes: the biggest unlinked file that is kept in the images; also the most, or 64 MiB, in files of a mount that only the tree has."""
+    irmap_scan_path: Tuple[str, ...] = ()
+    """Where watched files are searched for to which no path is known otherwise."""
     link_remap: bool = False
     """Give files whose path no longer leads to them a name of the dump's own."""
     timeout: float = 10.0

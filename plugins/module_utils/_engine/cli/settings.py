@@ -67,6 +67,7 @@ class Settings:
     ext_unix_sk: bool = False
     ghost_limit: int = 1 << 20
     link_remap: bool = False
+    irmap_scan_path: tuple[str, ...] = ()
     file_validation: str = "buildid"
     manage_cgroups: str = "auto"
     cgroup_root: tuple[str, ...] = ()
@@ -222,6 +223,7 @@ _SPECIAL: Mapping[str, Callable[[Given, dict[str, Any]], None]] = {
     "feature": _append,
     "cgroup-root": _append,
     "cgroup-dump-controller": _append,
+    "irmap-scan-path": _append,
     "close": _close,
     "all": _all,
     "ext-unix-sk": _ext_unix_sk,

@@ -101,6 +101,7 @@ def _dump_options(session: Session) -> DumpOptions:
         skip_in_flight=settings.skip_in_flight,
         ghost_limit=settings.ghost_limit,
         link_remap=settings.link_remap,
+        irmap_scan_path=settings.irmap_scan_path,
         timeout=settings.timeout,
         force=settings.force,
         hook=session.hook(),

@@ -18,7 +18,7 @@ from ..errors import KernelError
 from ..kernel import procfs
 
 DIRECTORY = "/run/stillframe"
-_UFFD_MARK = "-uffd-"
+MARK = "-uffd-"
 """In the names of empty files, one for each userfaultfd that we made: it can outlive the process that it was made for."""
 
 
@@ -49,7 +49,7 @@ def load(pid: int) -> Optional[TrackingState]:
 
 def known_inodes() -> Set[int]:
     """Return the inodes of all userfaultfds that are ours, since boot: a forked child has that of its parent."""
-    prefix = f"{procfs.boot_id()}{_UFFD_MARK}"
+    prefix = f"{procfs.boot_id()}{MARK}"
     try:
         names = os.listdir(DIRECTORY)
     except FileNotFoundError:
@@ -66,8 +66,9 @@ def save(pid: int, state: TrackingState) -> None:
             json.dump(asdict(state), file)
         os.rename(path + ".partial", path)
         if state.uffd_inode:
-            mark = os.path.join(DIRECTORY, f"{procfs.boot_id()}{_UFFD_MARK}{state.uffd_inode}")
+            mark = os.path.join(DIRECTORY, f"{procfs.boot_id()}{MARK}{state.uffd_inode}")
             os.close(os.open(mark, os.O_CREAT | os.O_CLOEXEC, 0o600))
+            os.utime(mark)  # it may be one that was left over
     except OSError as error:
         raise KernelError(
             f"cannot remember the memory tracking of process {pid} in {DIRECTORY} ({error.strerror}); make it writable"

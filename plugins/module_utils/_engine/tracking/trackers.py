@@ -22,6 +22,7 @@ from ..resources.memory.mapping import Mapping, survey, survey_again
 from ..tracee.freeze import FrozenTree, Task
 from . import compare, soft_dirty, state, uffd_wp
 from .state import TrackingState
+from .tidy import tidy
 from .tracker import NoTracker, Tracker
 
 NONE = "none"
@@ -105,6 +106,7 @@ class Trackers:
         """Do before the stop what need not be done in it: make the userfaultfds, register and protect the memory."""
         if self.arming != uffd_wp.NAME:
             return
+        tidy()
         if any(pid not in self._uffds for pid in pids):
             with FrozenTree(self._options.tree, self._options.timeout) as tree:
                 for task in tree.tasks:

@@ -145,8 +145,17 @@ def descriptors(pid: int, inodes: Set[int]) -> Iterator[int]:
         return
     for fd in _userfaultfds(pid):
         with suppress(*procfs.GONE):  # it has ended, or closes this one just now
-            if os.stat(f"/proc/{pid}/fd/{fd}").st_ino in inodes:
-                yield fd
+            if os.stat(f"/proc/{pid}/fd/{fd}").st_ino in inodes and _made_as_ours(fdinfo.fdinfo(pid, fd)):
+                yield fd  # and no other that got the number of one that is no more
+
+
+def inodes(pid: int) -> Set[int]:
+    """Return the inodes of all userfaultfds of PID. PermissionError when we may not look into it."""
+    found = set()
+    for fd in _userfaultfds(pid):
+        with suppress(*procfs.GONE):  # it has ended, or closes this one just now
+            found.add(os.stat(f"/proc/{pid}/fd/{fd}").st_ino)
+    return found
 
 
 def unsaid(pid: int) -> List[int]:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from itertools import chain
 
 from ...errors import RestoreError
 from ...images.schema import enum, message
@@ -50,7 +52,16 @@ class Paths:
                 for path in (file.link, directory):
                     if _leads_to(path, handle):
                         return path
-        return next((path for path in self._neighbours(handle.inode) if _leads_to(path, handle)), "")
+        candidates = chain(self._neighbours(handle.inode), self._scan(handle.inode))
+        return next((path for path in candidates if _leads_to(path, handle)), "")
+
+    def _scan(self, inode: int) -> Iterator[str]:
+        """Yield what has that INODE below the directories that the user has named."""
+        for top in self._context.options.irmap_scan_path:
+            yield top
+            for directory, _directories, _files in os.walk(top):
+                with suppress(OSError):  # it is gone, or closed to us
+                    yield from (entry.path for entry in os.scandir(directory) if entry.inode() == inode)
 
     def _neighbours(self, inode: int) -> list[str]:
         """Return the entries with that INODE of the directories in which the tree works."""
