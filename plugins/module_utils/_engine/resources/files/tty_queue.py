@@ -14,6 +14,7 @@ from __future__ import annotations
 import fcntl
 import os
 import select
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -27,8 +28,12 @@ from .kind import Entry
 _READ = 1 << 16
 _BUFFERED = 4095
 """Bytes that a terminal has treated and keeps for its reader (N_TTY_BUF_SIZE of drivers/tty/n_tty.c); more waits in front of it."""
-_PATIENCE = 5000
-"""Milliseconds for a work queue of the kernel's to make room."""
+_STEP, _LAST = 256, 3584
+"""Bytes that take a buffer of the smallest size, and that fit into the last one, when the others are used (drivers/tty/tty_buffer.c)."""
+_SMALL = 16384
+"""Bytes that fit into buffers of the smallest size."""
+_PATIENCE, _STEP_TIME = 5.0, 1
+"""Seconds for a work queue of the kernel's to make room; milliseconds until that is looked at."""
 _NEWLINE, _RETURN = 10, 13
 
 
@@ -62,6 +67,8 @@ def take(master: int, slave: int) -> tuple[bytes, Input]:
         finally:
             found = _divide(lines, b"".join(rest))
             try:
+                if found.late:
+                    _renew_buffer(master, slave, settings)
                 put_input(master, slave, settings, found)
             finally:
                 put_output(slave, settings, b"".join(output))
@@ -192,14 +199,29 @@ def _ends(settings: Termios) -> set[int]:
 
 
 def _write(fd: int, content: bytes) -> None:
+    """Write CONTENT in the way that takes least of the kernel's memory for it, which is limited: what was there must fit again."""
     poll = select.poll()
     poll.register(fd, select.POLLOUT)
+    deadline, last = time.monotonic() + _PATIENCE, _LAST if len(content) > _SMALL else 0
     while content:
+        size = _STEP if len(content) > last else last
         try:
-            content = content[os.write(fd, content) :]
+            content = content[os.write(fd, content[:size]) :]
         except BlockingIOError as error:
-            if not poll.poll(_PATIENCE):
+            poll.poll(_STEP_TIME)  # the kernel does not tell when it has freed a buffer
+            if time.monotonic() > deadline:
                 raise KernelError(f"a terminal does not take {len(content)} bytes that were in it; use another copy of the dump") from error
+
+
+def _renew_buffer(master: int, slave: int, settings: Termios) -> None:
+    """Have the kernel put away the buffer that was read last, which may be a big one; it does so when others come behind it."""
+    tty.set_termios(slave, _raw(settings))
+    for _step in range(2 + _LAST // _STEP):
+        os.write(master, bytes(_STEP))
+        read = 0
+        while read < _STEP:
+            tty.events(slave)
+            read += len(os.read(slave, _STEP - read))
 
 
 @contextmanager
