@@ -32,7 +32,8 @@ class Bash(Service):
         self.seen = self.work / "seen"
         self.seen.touch()
         os.mkfifo(self.work / "typed")
-        command = [sys.executable, "-I", str(PROGRAMS / "terminal.py"), str(self.work), "bash", "--norc", "--noprofile", "--noediting", "-i"]
+        terminal = [sys.executable, "-I", str(PROGRAMS / "terminal.py"), str(self.work)]
+        command = [*terminal, "bash", "--norc", "--noprofile", "--noediting", "-i"]
         self.pid = self.lab.spawn(command, env={"PATH": os.environ["PATH"], "HISTFILE": ""}).pid
         self._type("PS1=; stty -echo noflsh rows 33 cols 99; sleep 100000 & echo ready\n")
         self._await(r"\nready\r\n")

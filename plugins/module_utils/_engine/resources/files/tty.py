@@ -75,6 +75,8 @@ class TtyDump(KindDump):
         self._infos: dict[tuple[str, int, bool, bool], Entry] = {}
         self._data: list[Entry] = []
         self._taken: set[int] = set()
+        self._stopped: dict[int, int] = {}
+        """By device."""
 
     def check(self, file: OpenFile) -> Iterator[Obstacle]:
         """Return what keeps a terminal from being carried."""
@@ -104,6 +106,9 @@ class TtyDump(KindDump):
 
     def write(self, images: ImagesDir) -> None:
         """Write the settings and the data."""
+        for (kind, device, master, _hung), info in self._infos.items():
+            if kind == PTY and master and device in self._stopped:
+                info.stillframe.stopped = self._stopped[device]
         images.write("tty-info", list(self._infos.values()))
         if self._data:
             images.write("tty-data", self._data)
@@ -219,12 +224,14 @@ class TtyDump(KindDump):
         self._taken.add(device)
         slave = tty.open_slave(master.local, os.O_RDWR | os.O_NONBLOCK)
         try:
-            output, found = take(master.local, slave)
+            found = take(master.local, slave)
         finally:
             os.close(slave)
         number = os.minor(device) << 1
-        waiting = input_entry(number, found)
-        self._data += ([data_entry(number | 1, output)] if output else []) + ([waiting] if waiting is not None else [])
+        waiting = input_entry(number, found.input)
+        self._data += ([data_entry(number | 1, found.output)] if found.output else []) + ([waiting] if waiting is not None else [])
+        if found.stopped:
+            self._stopped[device] = found.stopped
 
     def _was_opened(self, master: OpenFile, device: int) -> bool:
         """Tell whether the slave is open or was: else opening it would change what MASTER reads."""

@@ -37,6 +37,10 @@ _PATIENCE, _STEP_TIME = 5.0, 1
 _NEWLINE, _RETURN = 10, 13
 
 
+RUNNING, TYPED, ORDERED = 0, 1, 2
+"""How the output of a terminal is stopped: not, by the character for it (^S), by tcflow(3)."""
+
+
 @dataclass(frozen=True)
 class Input:
     """What a slave has not read."""
@@ -49,9 +53,20 @@ class Input:
     """What the terminal had no room for, and did not treat yet."""
 
 
-def take(master: int, slave: int) -> tuple[bytes, Input]:
+@dataclass(frozen=True)
+class Queues:
+    """What is on its way through a pair."""
+
+    output: bytes
+    """What the master has not read."""
+    input: Input
+    stopped: int = RUNNING
+    """How the slave's output is stopped."""
+
+
+def take(master: int, slave: int) -> Queues:
     """Return what MASTER and what SLAVE, which is ours and does not block, has not read; both have it again. OSError, KernelError."""
-    settings = tty.get_termios(slave)
+    settings, stopped = tty.get_termios(slave), RUNNING
     tty.events(slave)  # has the kernel treat what was just written
     output: list[bytes] = []
     lines: list[bytes] = []
@@ -59,6 +74,7 @@ def take(master: int, slave: int) -> tuple[bytes, Input]:
     with _packets_off(master):
         try:
             _drain(master, output)
+            stopped = _start(slave, settings)
             tty.set_termios(slave, _still(settings))
             if settings.canonical:
                 _drain(slave, lines)
@@ -71,19 +87,25 @@ def take(master: int, slave: int) -> tuple[bytes, Input]:
                     _renew_buffer(master, slave, settings)
                 put_input(master, slave, settings, found)
             finally:
-                put_output(slave, settings, b"".join(output))
-    return b"".join(output), found
+                put_output(slave, settings, b"".join(output), stopped)
+    return Queues(b"".join(output), found, stopped)
 
 
-def put_output(slave: int, settings: Termios, content: bytes) -> None:
-    """Have SLAVE, which has SETTINGS and does not block, write CONTENT as it is. KernelError when its master does not take all."""
-    if not content:
-        return
-    tty.set_termios(slave, replace(settings, oflag=settings.oflag & ~tty.OPOST))
-    try:
-        _write(slave, content)
-    finally:
-        tty.set_termios(slave, settings)
+def put_output(slave: int, settings: Termios, content: bytes, stopped: int = RUNNING) -> None:
+    """Have SLAVE, which has SETTINGS and does not block, write CONTENT as it is, and be STOPPED then.
+
+    KernelError when its master does not take all.
+    """
+    if content:
+        tty.set_termios(slave, replace(settings, oflag=settings.oflag & ~tty.OPOST))
+        try:
+            _write(slave, content)
+        finally:
+            tty.set_termios(slave, settings)
+    if stopped == TYPED and settings.iflag & tty.IXON:
+        tty.type_in(slave, settings.cc[tty.VSTOP : tty.VSTOP + 1])
+    elif stopped:
+        fcntl.ioctl(slave, tty.TCXONC, tty.TCOOFF)
 
 
 def put_input(master: int, slave: int, settings: Termios, found: Input) -> None:
@@ -139,6 +161,18 @@ def _drain(fd: int, into: list[bytes]) -> None:
     """Read all there is; each read is a line in canonical mode."""
     while tty.events(fd) & select.POLLIN:
         into.append(os.read(fd, _READ))
+
+
+def _start(slave: int, settings: Termios) -> int:
+    """Let the output of SLAVE, whose master has read all, go on; return how it was stopped."""
+    if tty.events(slave) & select.POLLOUT:
+        return RUNNING
+    tty.set_termios(slave, replace(settings, iflag=settings.iflag & ~tty.IXON))
+    tty.set_termios(slave, settings)
+    if tty.events(slave) & select.POLLOUT:
+        return TYPED
+    fcntl.ioctl(slave, tty.TCXONC, tty.TCOON)
+    return ORDERED
 
 
 def _divide(lines: Sequence[bytes], rest: bytes) -> Input:
@@ -220,8 +254,8 @@ def _renew_buffer(master: int, slave: int, settings: Termios) -> None:
         os.write(master, bytes(_STEP))
         read = 0
         while read < _STEP:
-            tty.events(slave)
-            read += len(os.read(slave, _STEP - read))
+            if tty.events(slave) & select.POLLIN:
+                read += len(os.read(slave, _STEP - read))
 
 
 @contextmanager

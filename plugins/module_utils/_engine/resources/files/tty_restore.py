@@ -242,9 +242,9 @@ class TtyRestore(KindRestore):
     def _fill(self, index: int, master: int, slave: int, info: Entry) -> None:
         """Put what was on its way into a pair; CRIU numbers its ends by twice the index."""
         settings, output = settings_of(info), self._data.get(index << 1 | 1)
-        put_output(slave, settings, output.data if output is not None else b"")
         found = self._data.get(index << 1)
         put_input(master, slave, settings, input_of(found, settings) if found is not None else Input())
+        put_output(slave, settings, output.data if output is not None else b"", info.stillframe.stopped)
 
     def _open_device(self, entry: Entry, info: Entry) -> int:
         """Open a console or virtual terminal."""
