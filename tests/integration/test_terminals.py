@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import termios
 from collections.abc import Iterator
@@ -114,3 +115,15 @@ def test_a_number_that_is_in_use(lab: Lab) -> None:
         assert f"{os.ttyname(slave)} (fd " in said and "its number is in use" in said
     lab.restore(path)
     assert victim.ask("look") == "ok"
+
+
+def test_a_slave_that_is_used_outside(lab: Lab) -> None:
+    victim, _parent = start(lab, "lines")
+    links = [os.readlink(f"/proc/{victim.pid}/fd/{fd}") for fd in os.listdir(f"/proc/{victim.pid}/fd")]
+    slave = os.open(next(link for link in links if re.fullmatch(r"/dev/pts/\d+", link)), os.O_RDWR | os.O_NOCTTY)
+    user = lab.spawn([*PROGRAM, "lead", "/bin/true"], stdin=slave, start_new_session=False)
+    os.close(slave)
+    until(lambda: Path(f"/proc/{user.pid}/stat").read_text().rpartition(")")[2].split()[4] != "0", "nobody uses the terminal")
+    said = sentence(lab.engine("dump", "--tree", victim.pid, "--images-dir", lab.images("1")))
+    assert f"its slave is the terminal of process {user.pid}, outside of the tree" in said
+    assert victim.ask("read") == "ok"

@@ -16,11 +16,13 @@ import os
 import select
 import stat
 from collections.abc import Iterator
+from contextlib import suppress
 
 from ...errors import Obstacle
 from ...images.image import ImagesDir
 from ...images.schema import enum, message
 from ...kernel import procfs, tty
+from ...target import ancestors
 from ..credentials import own_capabilities
 from .in_flight import InFlight
 from .kind import Description, DumpContext, Entry, Kind, KindDump, OpenFile
@@ -118,6 +120,17 @@ class TtyDump(KindDump):
             yield file.obstacle("a change of state is not read yet (packet mode, TIOCPKT)", "dump it again")
         if not own_capabilities().effective >> _CAP_SYS_ADMIN & 1:
             yield file.obstacle("what is on its way through it can be kept with CAP_SYS_ADMIN only", "run as root")
+        user = next(self._users_outside(device_of(file)), 0)
+        if user:
+            yield file.obstacle(f"its slave is the terminal of process {user}, outside of the tree", "dump a tree that has both")
+
+    def _users_outside(self, device: int) -> Iterator[int]:
+        """Yield the processes outside of the tree that DEVICE controls: they would read and write while it is looked at."""
+        ours = set(self.context.pids())
+        for pid in procfs.processes():
+            with suppress(*procfs.GONE):  # children of the tree may come while it runs
+                if tty.controlling(pid)[0] == device and not ours & {pid, *ancestors(pid)} and procfs.lives(pid):
+                    yield pid
 
     def _check_outer(self, file: OpenFile) -> Iterator[Obstacle]:
         """Refuse a terminal that is held or controlled from outside, unless it is to be replaced, and what cannot be told apart then."""
