@@ -126,6 +126,7 @@ def lines(held: Held) -> None:
     os.write(slave, b"prompt\n")
     for part in (b"one\n", b"two\x04", b"\x04", b"a\x16\x03\x16\x04b\n", b"begun"):
         os.write(master, part)
+    fcntl.ioctl(slave, TIOCSLCKTRMIOS, struct.pack("=IIII", 0, 0, 0, termios.ECHO) + bytes(20))
     echo = b"prompt\r\none\r\ntwoa^\x08^C^\x08^Db\r\nbegun"
     settle(master, len(echo))
     held.expect("the slave", slave, b"one\n", b"two", b"", b"a\x03\x04b\n", "BlockingIOError")
@@ -235,6 +236,9 @@ def session(held: Held) -> None:
     """A session with this terminal, a group in the foreground, and /dev/tty; a second one that has closed its terminal."""
     control(held, "", "other ", keeping=True)
     os.close(held.fds.pop("other slave"))
+    poll = select.poll()
+    poll.register(held.fds["other master"], 0)
+    poll.poll()  # until the session has closed it too
 
 
 def common(held: Held) -> None:

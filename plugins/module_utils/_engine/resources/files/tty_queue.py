@@ -71,7 +71,7 @@ def take(master: int, slave: int) -> Queues:
     output: list[bytes] = []
     lines: list[bytes] = []
     rest: list[bytes] = []
-    with _packets_off(master):
+    with _packets_off(master), unlocked(slave):
         try:
             _drain(master, output)
             stopped = _start(slave, settings)
@@ -256,6 +256,17 @@ def _renew_buffer(master: int, slave: int, settings: Termios) -> None:
         while read < _STEP:
             if tty.events(slave) & select.POLLIN:
                 read += len(os.read(slave, _STEP - read))
+
+
+@contextmanager
+def unlocked(fd: int) -> Iterator[None]:
+    """Let all settings of terminal FD be changed."""
+    locked = tty.get_locked(fd)
+    tty.set_locked(fd, replace(locked, iflag=0, oflag=0, cflag=0, lflag=0, line=0, cc=bytes(len(locked.cc))))
+    try:
+        yield
+    finally:
+        tty.set_locked(fd, locked)
 
 
 @contextmanager
