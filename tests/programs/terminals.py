@@ -1,9 +1,9 @@
 # Copyright (c) 2026, Stillframe contributors
 # GNU General Public License v2.0 or later, so v3.0 too (see LICENSES/GPL-2.0-or-later.txt)
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Hold terminals of one KIND, and answer through the pipes "ask" and "answer" in DIRECTORY whether they are as they were.
+"""Hold terminals of KINDS, and answer through the pipes "ask" and "answer" in DIRECTORY whether they are as they were.
 
-usage: terminals.py DIRECTORY KIND
+usage: terminals.py DIRECTORY KIND,...
 
 "look": whether all that can be told of them without reading is as it was. "read": whether what is read is what was written.
 
@@ -126,6 +126,7 @@ def lines(held: Held) -> None:
     os.write(slave, b"prompt\n")
     for part in (b"one\n", b"two\x04", b"\x04", b"a\x16\x03\x16\x04b\n", b"begun"):
         os.write(master, part)
+    fcntl.ioctl(slave, TIOCSLCKTRMIOS, struct.pack("=IIII", 0, 0, 0, termios.ECHO) + bytes(20))
     echo = b"prompt\r\none\r\ntwoa^\x08^C^\x08^Db\r\nbegun"
     settle(master, len(echo))
     held.expect("the slave", slave, b"one\n", b"two", b"", b"a\x03\x04b\n", "BlockingIOError")
@@ -170,6 +171,43 @@ def raw(held: Held) -> None:
         settle(held.fds[name], count)
 
 
+def stopped(held: Held) -> None:
+    """Output that was stopped, by ^S and by tcflow(3), with what was written before."""
+    for name in ("typed ", "ordered "):
+        master, slave = held.pair(name)
+        os.write(slave, b"before\n")
+        settle(master, 8)
+        if name == "typed ":
+            os.write(master, b"\x13")
+            while select.select([], [slave], [], 0)[1]:
+                os.sched_yield()
+        else:
+            termios.tcflow(slave, termios.TCOOFF)
+        held.reads.append((name, lambda slave=slave: write(slave, b"x"), "BlockingIOError"))  # type: ignore[misc]
+        held.expect(name, master, b"before\r\n")
+    held.reads.append(("the start", lambda: start(held), b"after\r\n" * 2))
+
+
+def start(held: Held) -> bytes:
+    """Let the output go on, each as it was stopped."""
+    os.write(held.fds["typed master"], b"\x11")
+    termios.tcflow(held.fds["ordered slave"], termios.TCOON)
+    shown = b""
+    for name in ("typed ", "ordered "):
+        select.select([], [held.fds[f"{name}slave"]], [], 10)
+        os.write(held.fds[f"{name}slave"], b"after\n")
+        settle(held.fds[f"{name}master"], 7)
+        shown += read(held.fds[f"{name}master"])
+    return shown
+
+
+def write(fd: int, content: bytes) -> Any:
+    try:
+        return os.write(fd, content)
+    except OSError as error:
+        return type(error).__name__
+
+
 def ends(held: Held) -> None:
     """Ends that are alone: a master whose slave was never open, or is closed; slaves that were hung up."""
     unused = held.fds["unused"] = os.open("/dev/ptmx", os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK)
@@ -198,6 +236,9 @@ def session(held: Held) -> None:
     """A session with this terminal, a group in the foreground, and /dev/tty; a second one that has closed its terminal."""
     control(held, "", "other ", keeping=True)
     os.close(held.fds.pop("other slave"))
+    poll = select.poll()
+    poll.register(held.fds["other master"], 0)
+    poll.poll()  # until the session has closed it too
 
 
 def common(held: Held) -> None:
@@ -291,23 +332,28 @@ def lead_a_job(*command: str) -> None:
     signal.pause()
 
 
-KINDS = {maker.__name__: maker for maker in (settings, lines, raw, ends, session, common, devices, job)}
+KINDS = {maker.__name__: maker for maker in (settings, lines, raw, stopped, ends, session, common, devices, job)}
 
 
-def main(directory: str, kind: str) -> None:
-    held = Held()
+def look(all_held: dict[str, Held]) -> dict[str, Any]:
+    return {f"{kind}: {name}": value for kind, held in all_held.items() for name, value in held.look().items()}
+
+
+def main(directory: str, kinds: str) -> None:
+    all_held = {kind: Held() for kind in kinds.split(",")}
     asks, answers = (os.open(f"{directory}/{name}", os.O_RDWR | os.O_CLOEXEC) for name in ("ask", "answer"))
-    KINDS[kind](held)
-    before = held.look()
+    for kind, held in all_held.items():
+        KINDS[kind](held)
+    before = look(all_held)
     os.write(answers, b"ready\n")
     while True:
         question = os.read(asks, 100).decode().strip()
         if question == "look":
-            after = held.look()
+            after = look(all_held)
             changed = [f"{name}: {before[name]!r} became {after.get(name)!r}" for name in before if before[name] != after.get(name)]
             answer = "; ".join(changed) or "ok"
         else:
-            answer = held.read()
+            answer = next((wrong for wrong in (held.read() for held in all_held.values()) if wrong != "ok"), "ok")
         os.write(answers, answer.replace("\n", " ").encode() + b"\n")
 
 

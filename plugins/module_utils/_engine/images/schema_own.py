@@ -57,7 +57,7 @@ MESSAGES: Mapping[str, Fields] = {
     "stillframe_packet_entry": optional("string", device=1) + optional("bool", qdisc_bypass=2, ignore_outgoing=3),
     "stillframe_sender": required("uint32", pid=1, uid=2, gid=3),
     "stillframe_tty_data": repeated("uint32", lines=1) + optional("uint32", late=2),
-    "stillframe_tty_entry": optional("bool", unused=1) + optional("uint32", mode=2, uid=3, gid=4),
+    "stillframe_tty_entry": optional("bool", unused=1) + optional("uint32", mode=2, uid=3, gid=4, stopped=5),
 }
 
 ENUMS: Mapping[str, Mapping[str, int]] = {}

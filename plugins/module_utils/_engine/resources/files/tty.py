@@ -16,11 +16,13 @@ import os
 import select
 import stat
 from collections.abc import Iterator
+from contextlib import suppress
 
 from ...errors import Obstacle
 from ...images.image import ImagesDir
 from ...images.schema import enum, message
 from ...kernel import procfs, tty
+from ...target import ancestors
 from ..credentials import own_capabilities
 from .in_flight import InFlight
 from .kind import Description, DumpContext, Entry, Kind, KindDump, OpenFile
@@ -75,6 +77,8 @@ class TtyDump(KindDump):
         self._infos: dict[tuple[str, int, bool, bool], Entry] = {}
         self._data: list[Entry] = []
         self._taken: set[int] = set()
+        self._stopped: dict[int, int] = {}
+        """By device."""
 
     def check(self, file: OpenFile) -> Iterator[Obstacle]:
         """Return what keeps a terminal from being carried."""
@@ -104,6 +108,9 @@ class TtyDump(KindDump):
 
     def write(self, images: ImagesDir) -> None:
         """Write the settings and the data."""
+        for (kind, device, master, _hung), info in self._infos.items():
+            if kind == PTY and master and device in self._stopped:
+                info.stillframe.stopped = self._stopped[device]
         images.write("tty-info", list(self._infos.values()))
         if self._data:
             images.write("tty-data", self._data)
@@ -113,6 +120,17 @@ class TtyDump(KindDump):
             yield file.obstacle("a change of state is not read yet (packet mode, TIOCPKT)", "dump it again")
         if not own_capabilities().effective >> _CAP_SYS_ADMIN & 1:
             yield file.obstacle("what is on its way through it can be kept with CAP_SYS_ADMIN only", "run as root")
+        user = next(self._users_outside(device_of(file)), 0)
+        if user:
+            yield file.obstacle(f"its slave is the terminal of process {user}, outside of the tree", "dump a tree that has both")
+
+    def _users_outside(self, device: int) -> Iterator[int]:
+        """Yield the processes outside of the tree that DEVICE controls: they would read and write while it is looked at."""
+        ours = set(self.context.pids())
+        for pid in procfs.processes():
+            with suppress(*procfs.GONE):  # children of the tree may come while it runs
+                if tty.controlling(pid)[0] == device and not ours & {pid, *ancestors(pid)} and procfs.lives(pid):
+                    yield pid
 
     def _check_outer(self, file: OpenFile) -> Iterator[Obstacle]:
         """Refuse a terminal that is held or controlled from outside, unless it is to be replaced, and what cannot be told apart then."""
@@ -219,12 +237,14 @@ class TtyDump(KindDump):
         self._taken.add(device)
         slave = tty.open_slave(master.local, os.O_RDWR | os.O_NONBLOCK)
         try:
-            output, found = take(master.local, slave)
+            found = take(master.local, slave)
         finally:
             os.close(slave)
         number = os.minor(device) << 1
-        waiting = input_entry(number, found)
-        self._data += ([data_entry(number | 1, output)] if output else []) + ([waiting] if waiting is not None else [])
+        waiting = input_entry(number, found.input)
+        self._data += ([data_entry(number | 1, found.output)] if found.output else []) + ([waiting] if waiting is not None else [])
+        if found.stopped:
+            self._stopped[device] = found.stopped
 
     def _was_opened(self, master: OpenFile, device: int) -> bool:
         """Tell whether the slave is open or was: else opening it would change what MASTER reads."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 import fcntl
 import os
 import select
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -27,9 +28,17 @@ from .kind import Entry
 _READ = 1 << 16
 _BUFFERED = 4095
 """Bytes that a terminal has treated and keeps for its reader (N_TTY_BUF_SIZE of drivers/tty/n_tty.c); more waits in front of it."""
-_PATIENCE = 5000
-"""Milliseconds for a work queue of the kernel's to make room."""
+_STEP, _LAST = 256, 3584
+"""Bytes that take a buffer of the smallest size, and that fit into the last one, when the others are used (drivers/tty/tty_buffer.c)."""
+_SMALL = 16384
+"""Bytes that fit into buffers of the smallest size."""
+_PATIENCE, _STEP_TIME = 5.0, 1
+"""Seconds for a work queue of the kernel's to make room; milliseconds until that is looked at."""
 _NEWLINE, _RETURN = 10, 13
+
+
+RUNNING, TYPED, ORDERED = 0, 1, 2
+"""How the output of a terminal is stopped: not, by the character for it (^S), by tcflow(3)."""
 
 
 @dataclass(frozen=True)
@@ -44,16 +53,28 @@ class Input:
     """What the terminal had no room for, and did not treat yet."""
 
 
-def take(master: int, slave: int) -> tuple[bytes, Input]:
+@dataclass(frozen=True)
+class Queues:
+    """What is on its way through a pair."""
+
+    output: bytes
+    """What the master has not read."""
+    input: Input
+    stopped: int = RUNNING
+    """How the slave's output is stopped."""
+
+
+def take(master: int, slave: int) -> Queues:
     """Return what MASTER and what SLAVE, which is ours and does not block, has not read; both have it again. OSError, KernelError."""
-    settings = tty.get_termios(slave)
+    settings, stopped = tty.get_termios(slave), RUNNING
     tty.events(slave)  # has the kernel treat what was just written
     output: list[bytes] = []
     lines: list[bytes] = []
     rest: list[bytes] = []
-    with _packets_off(master):
+    with _packets_off(master), unlocked(slave):
         try:
             _drain(master, output)
+            stopped = _start(slave, settings)
             tty.set_termios(slave, _still(settings))
             if settings.canonical:
                 _drain(slave, lines)
@@ -62,21 +83,29 @@ def take(master: int, slave: int) -> tuple[bytes, Input]:
         finally:
             found = _divide(lines, b"".join(rest))
             try:
+                if found.late:
+                    _renew_buffer(master, slave, settings)
                 put_input(master, slave, settings, found)
             finally:
-                put_output(slave, settings, b"".join(output))
-    return b"".join(output), found
+                put_output(slave, settings, b"".join(output), stopped)
+    return Queues(b"".join(output), found, stopped)
 
 
-def put_output(slave: int, settings: Termios, content: bytes) -> None:
-    """Have SLAVE, which has SETTINGS and does not block, write CONTENT as it is. KernelError when its master does not take all."""
-    if not content:
-        return
-    tty.set_termios(slave, replace(settings, oflag=settings.oflag & ~tty.OPOST))
-    try:
-        _write(slave, content)
-    finally:
-        tty.set_termios(slave, settings)
+def put_output(slave: int, settings: Termios, content: bytes, stopped: int = RUNNING) -> None:
+    """Have SLAVE, which has SETTINGS and does not block, write CONTENT as it is, and be STOPPED then.
+
+    KernelError when its master does not take all.
+    """
+    if content:
+        tty.set_termios(slave, replace(settings, oflag=settings.oflag & ~tty.OPOST))
+        try:
+            _write(slave, content)
+        finally:
+            tty.set_termios(slave, settings)
+    if stopped == TYPED and settings.iflag & tty.IXON:
+        tty.type_in(slave, settings.cc[tty.VSTOP : tty.VSTOP + 1])
+    elif stopped:
+        fcntl.ioctl(slave, tty.TCXONC, tty.TCOOFF)
 
 
 def put_input(master: int, slave: int, settings: Termios, found: Input) -> None:
@@ -132,6 +161,18 @@ def _drain(fd: int, into: list[bytes]) -> None:
     """Read all there is; each read is a line in canonical mode."""
     while tty.events(fd) & select.POLLIN:
         into.append(os.read(fd, _READ))
+
+
+def _start(slave: int, settings: Termios) -> int:
+    """Let the output of SLAVE, whose master has read all, go on; return how it was stopped."""
+    if tty.events(slave) & select.POLLOUT:
+        return RUNNING
+    tty.set_termios(slave, replace(settings, iflag=settings.iflag & ~tty.IXON))
+    tty.set_termios(slave, settings)
+    if tty.events(slave) & select.POLLOUT:
+        return TYPED
+    fcntl.ioctl(slave, tty.TCXONC, tty.TCOON)
+    return ORDERED
 
 
 def _divide(lines: Sequence[bytes], rest: bytes) -> Input:
@@ -192,14 +233,40 @@ def _ends(settings: Termios) -> set[int]:
 
 
 def _write(fd: int, content: bytes) -> None:
+    """Write CONTENT in the way that takes least of the kernel's memory for it, which is limited: what was there must fit again."""
     poll = select.poll()
     poll.register(fd, select.POLLOUT)
+    deadline, last = time.monotonic() + _PATIENCE, _LAST if len(content) > _SMALL else 0
     while content:
+        size = _STEP if len(content) > last else last
         try:
-            content = content[os.write(fd, content) :]
+            content = content[os.write(fd, content[:size]) :]
         except BlockingIOError as error:
-            if not poll.poll(_PATIENCE):
+            poll.poll(_STEP_TIME)  # the kernel does not tell when it has freed a buffer
+            if time.monotonic() > deadline:
                 raise KernelError(f"a terminal does not take {len(content)} bytes that were in it; use another copy of the dump") from error
+
+
+def _renew_buffer(master: int, slave: int, settings: Termios) -> None:
+    """Have the kernel put away the buffer that was read last, which may be a big one; it does so when others come behind it."""
+    tty.set_termios(slave, _raw(settings))
+    for _step in range(2 + _LAST // _STEP):
+        os.write(master, bytes(_STEP))
+        read = 0
+        while read < _STEP:
+            if tty.events(slave) & select.POLLIN:
+                read += len(os.read(slave, _STEP - read))
+
+
+@contextmanager
+def unlocked(fd: int) -> Iterator[None]:
+    """Let all settings of terminal FD be changed."""
+    locked = tty.get_locked(fd)
+    tty.set_locked(fd, replace(locked, iflag=0, oflag=0, cflag=0, lflag=0, line=0, cc=bytes(len(locked.cc))))
+    try:
+        yield
+    finally:
+        tty.set_locked(fd, locked)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from .controlling_terminal import Control, ControllingTerminals, as_if_in_foregr
 from .kind import Entry, KindRestore, RestoreContext, Stub, Task
 from .late import LateFiles
 from .status import for_open, set_flags
-from .tty_queue import Input, input_of, put_input, put_output
+from .tty_queue import Input, input_of, put_input, put_output, unlocked
 from .tty_settings import apply_settings, settings_of
 
 _AT_FDCWD = -100
@@ -242,9 +242,10 @@ class TtyRestore(KindRestore):
     def _fill(self, index: int, master: int, slave: int, info: Entry) -> None:
         """Put what was on its way into a pair; CRIU numbers its ends by twice the index."""
         settings, output = settings_of(info), self._data.get(index << 1 | 1)
-        put_output(slave, settings, output.data if output is not None else b"")
         found = self._data.get(index << 1)
-        put_input(master, slave, settings, input_of(found, settings) if found is not None else Input())
+        with unlocked(slave):
+            put_input(master, slave, settings, input_of(found, settings) if found is not None else Input())
+            put_output(slave, settings, output.data if output is not None else b"", info.stillframe.stopped)
 
     def _open_device(self, entry: Entry, info: Entry) -> int:
         """Open a console or virtual terminal."""
