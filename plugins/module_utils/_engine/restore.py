@@ -28,17 +28,8 @@ from .resources.cgroup_roots import Roots
 from .resources.cgroups import CgroupsRestore
 from .resources.files.restore import FilesRestore
 from .resources.fs import restore_fs
-from .resources.memory import aio, hugetlb, vdso
+from .resources.memory import aio, hugetlb, mapping, vdso
 from .resources.memory import restore as memory
-from .resources.memory.mapping import (
-    VMA_ANON_SHARED,
-    VMA_AREA_SOCKET,
-    VMA_AREA_SYSVIPC,
-    VMA_FILE_PRIVATE,
-    VMA_FILE_SHARED,
-    object_sizes,
-    survey,
-)
 from .resources.memory.mm import restore_mm
 from .resources.memory.shared import fill as fill_object
 from .resources.memory.shared import new_anonymous
@@ -249,8 +240,8 @@ def find_obstacles(
         obstacles += core.check(images.pid, images.cores, source.filters)
         obstacles += cgroups.check(images.pid, images.cores[0])
         obstacles += vdso.check(images.pid, images.cores, images.mm.vmas, images.extents)
-    mms = [task.mm for task in source.tasks]
-    obstacles += [*hugetlb.check(source.chain.top.images, mms, SYSV_IMAGE), *aio.check(mms)]
+    obstacles += hugetlb.check(source.chain.top.images, [(task.mm, task.extents) for task in source.tasks], SYSV_IMAGE)
+    obstacles += aio.check([task.mm for task in source.tasks])
     return obstacles + (mounts.check() or mounts.run(files.check))
 
 
@@ -285,7 +276,7 @@ class Inherited:
             for extent in task.extents:
                 if extent.path not in self.pages:
                     self.pages[extent.path] = files.keep(os.open(extent.path, os.O_RDONLY | os.O_CLOEXEC))
-        for shmid, size in object_sizes([task.mm.vmas for task in source.tasks]).items():
+        for shmid, size in mapping.object_sizes([task.mm.vmas for task in source.tasks]).items():
             self._shared[shmid] = files.keep(new_anonymous(size))
             fill_object(self._shared[shmid], size, source.chain.iterate_extents(f"pagemap-shmem-{shmid}"))
         mapped = [self.of_mapping(vma) for task in source.tasks for vma in task.mm.vmas]
@@ -300,13 +291,13 @@ class Inherited:
 
     def of_mapping(self, vma: Any) -> int:
         """Return the descriptor of what VMA, a vma_entry, maps; -1 where that is nothing."""
-        if vma.status & VMA_AREA_SYSVIPC:
+        if vma.status & mapping.VMA_AREA_SYSVIPC:
             return -1
-        if vma.status & VMA_ANON_SHARED:
+        if vma.status & mapping.VMA_ANON_SHARED:
             return self._shared[vma.shmid]
-        if vma.status & VMA_AREA_SOCKET:
+        if vma.status & mapping.VMA_AREA_SOCKET:
             return self._files.local(vma.shmid)
-        if vma.status & (VMA_FILE_PRIVATE | VMA_FILE_SHARED):
+        if vma.status & (mapping.VMA_FILE_PRIVATE | mapping.VMA_FILE_SHARED):
             access = vma.fdflags & os.O_ACCMODE if vma.HasField("fdflags") else os.O_RDONLY
             return self._files.local(vma.shmid, access)
         return -1
@@ -402,7 +393,7 @@ def _track(leader: Tracee, options: RestoreOptions) -> state.TrackingState:
     name = armable("auto") if options.track_mem else NONE
     if name == uffd_wp.NAME:
         tracker = uffd_wp.install(leader)
-        mappings = survey(leader.pid)
+        mappings = mapping.survey(leader.pid)
         tracker.register(mappings)
         tracker.protect(mappings)
         tracker.close()

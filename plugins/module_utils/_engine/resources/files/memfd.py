@@ -11,6 +11,7 @@ way of mapping it), pagemap-shmem-SHMID with the content.
 from __future__ import annotations
 
 import fcntl
+import mmap
 import os
 import stat
 from dataclasses import dataclass
@@ -127,7 +128,7 @@ class MemfdDump(KindDump):
                 inode_id=number,
                 mode=status.st_mode,
             )
-            shift = hugetlb.devices().get(status.st_dev)
+            shift = hugetlb.devices().get(status.st_dev) if status.st_blksize > mmap.PAGESIZE else 0
             if shift:
                 entry.hugetlb_flag = hugetlb.MFD_HUGETLB | hugetlb.encoded(shift)
             self._inodes[key] = _Inode(ours, entry)

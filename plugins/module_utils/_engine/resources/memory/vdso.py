@@ -140,7 +140,9 @@ def _patches(start: int, size: int, theirs: VdsoImage, here: VdsoImage) -> Itera
 def _content(extents: Sequence[Extent], start: int, size: int) -> bytes:
     """Return what EXTENTS hold of the SIZE bytes from START on. What the images lack is zeros. Raises OSError."""
     content = bytearray(size)
-    for extent in extents:
+    for extent in reversed(extents):  # it lies near the end of the address space
+        if extent.start + extent.pages * PAGE_SIZE <= start:
+            break
         low, high = max(start, extent.start), min(start + size, extent.start + extent.pages * PAGE_SIZE)
         if low < high:
             with open(extent.path, "rb") as pages:

@@ -9,6 +9,7 @@ parasite-vdso.h), and so do we: a later dump, by whichever, leaves out what the 
 
 from __future__ import annotations
 
+import errno
 import struct
 from dataclasses import dataclass
 from typing import Iterable, Iterator, Optional
@@ -51,10 +52,20 @@ def find(pid: int, areas: Iterable[Area]) -> Optional[Mark]:
     """Return the mark in the vDSO of PID, which has AREAS; None when it is what the program began with. Raises OSError."""
     for area in areas:
         if area.name == "[vdso]":
-            try:
-                signature, vdso, version, vvar, real_vvar = _MARK.unpack(procfs.read_memory(pid, area.start, _MARK.size))
-            except struct.error:
-                raise ProcessLookupError(f"process {pid} has no memory any more") from None
+            content = _start(pid, area)
+            if len(content) < _MARK.size:
+                continue
+            signature, vdso, version, vvar, real_vvar = _MARK.unpack(content)
             if (signature, version) == (_SIGNATURE, _VERSION):
                 return Mark(vdso, vvar, real_vvar)
     return None
+
+
+def _start(pid: int, area: Area) -> bytes:
+    """Return the bytes at the start of AREA, none where a running process has just unmapped it, or has ended."""
+    try:
+        return procfs.read_memory(pid, area.start, _MARK.size)
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        return b""
