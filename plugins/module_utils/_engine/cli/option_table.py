@@ -81,6 +81,8 @@ STATE = (
     _supported("tcp-close", FLAG, "let TCP connections go: their sockets are closed once restored", twin=True),
     _supported("skip-in-flight", FLAG, "let go the TCP connections that nobody has accepted yet", twin=True),
     _supported("ext-unix-sk", OPTIONAL, "allow unix sockets whose peer is outside the tree", "x"),
+    _supported("external", VALUE, "file[MNT_ID:INODE] or unix[INODE]: leave it out, for others to give it; may be repeated", metavar="RES"),
+    _supported("inherit-fd", VALUE, "fd[N]:RES: use descriptor N for the pipe, socket, file or path RES; may be repeated", metavar="RES"),
     _supported("ghost-limit", VALUE, "largest unlinked file kept in the images; K, M or G may follow (default: 1M)", metavar="SIZE"),
     _supported("link-remap", FLAG, "give files that are no longer under their path a name, link_remap.N, until the restore", twin=True),
     _supported(
@@ -147,7 +149,7 @@ HARMLESS_OPTIONS = (
 _PAGE_SERVER = "pages are written to the images dir only"
 _NAMESPACES = "a tree is restored in the namespaces of the caller"
 _CGROUPS = "cgroups are used where they are mounted, with the properties that CRIU takes by itself"
-_EXTERNAL = "what lies outside the tree cannot be named; carry it or close it"
+_EXTERNAL = "mounts and devices outside the tree cannot be named; --external takes files and unix sockets"
 _LSM = "a tree is restored in the security domain of the engine, and refused if it was in another"
 
 REFUSED_OPTIONS = (
@@ -165,8 +167,6 @@ REFUSED_OPTIONS = (
     _refused("stream", FLAG, "images are files in the images dir", twin=True),
     _refused("freeze-cgroup", VALUE, "the tree is stopped task by task"),
     _refused("irmap-scan-path", VALUE, "no path is searched for watched files"),
-    _refused("external", VALUE, _EXTERNAL),
-    _refused("inherit-fd", VALUE, _EXTERNAL),
     _refused("ext-mount-map", VALUE, _EXTERNAL, "M"),
     _refused("enable-external-sharing", FLAG, _EXTERNAL),
     _refused("enable-external-masters", FLAG, _EXTERNAL),

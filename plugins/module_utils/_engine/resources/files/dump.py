@@ -18,12 +18,13 @@ from ...kernel.sock_diag import UnixSocket, UnixSockets
 from ...options import DumpOptions
 from ..memory.shared import SharedObject
 from ..mounts.view import TreeView
+from .external import External, entry_of
 from .in_flight import InFlight, check_in_flight
 from .kind import Description, Entry, Kind, KindDump, OpenFile
 from .locks import LocksDump
 from .memfd import MEMFDS, MemfdDump, is_memory
 from .registry import KINDS
-from .regular import FileFact, RegularDump
+from .regular import REGULAR, FileFact, RegularDump
 from .status import read_owner
 from .survey import Survey
 from .unsupported import unsupported
@@ -141,6 +142,7 @@ class _Collection:
         self._unix_sockets: UnixSockets | None = None
         self._dumps: dict[str, KindDump] = {}
         self._locks = LocksDump(options.file_locks)
+        self._external = External(options.external)
         self._files: list[tuple[str, Entry]] = []
         self._tables: dict[int, list[Entry]] = {}
         self._opened: dict[tuple[int, int, int], int] = {}
@@ -291,7 +293,9 @@ class _Collection:
 
     def _check(self) -> Iterator[Obstacle]:
         for file in self.files():
-            kind = self._kinds[file.local] = kind_of(file)
+            kind = self._kinds[file.local] = REGULAR if self._external.has_file(file) else kind_of(file)
+            if self._external.has_file(file):
+                continue
             if kind is None:
                 yield unsupported(file)
             elif isinstance(file, InFlight):
@@ -307,6 +311,9 @@ class _Collection:
         kind = self._kinds[file.local]
         if kind is None:
             raise UnsupportedError([unsupported(file)])
+        if self._external.has_file(file):
+            self.add(kind.type, entry_of(self.file_id(file), file, read_owner(file)))
+            return
         try:
             self.add(kind.type, self._dump(kind).collect(Description(self.file_id(file), file, read_owner(file))))
         except OSError as error:
