@@ -72,6 +72,15 @@ options:
       - The dumps that data is freed in can no longer be restored by themselves.
     type: bool
     default: false
+  external:
+    description:
+      - What is left out of the dump, because others give it at the restore (C(--inherit-fd) of the command line).
+      - C(file[MNT_ID:INODE]) for a descriptor, both in hexadecimal, from C(/proc/PID/fdinfo) and C(stat).
+      - C(unix[INODE]) for the connection of a unix socket to a process outside of the tree. Once restored, and given by nobody, the
+        socket is as if the other end had been closed.
+    type: list
+    elements: str
+    default: []
   cgroup_dump_controller:
     description:
       - The controllers whose control groups are dumped, all of them if it is empty.

@@ -33,6 +33,7 @@ DUMP: ArgumentSpec = {
     "prev_images_dir": {"type": "str"},
     "tracker": {"type": "str", "choices": ["auto", "uffd_wp", "soft_dirty", "compare"], "default": "auto"},
     "auto_dedup": {"type": "bool", "default": False},
+    "external": {"type": "list", "elements": "str", "default": []},
     "cgroup_dump_controller": {"type": "list", "elements": "str", "default": []},
     "skip_in_flight": {"type": "bool", "default": False},
     "timeout": {"type": "float", "default": 10},

@@ -32,7 +32,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "unix: pairs", "unix: named and listening", "unix: clients that wait", "unix: descriptors and credentials in flight",
         "TCP: listening", "TCP: established", "TCP: being opened", "UDP", "UDP-lite, raw, packet", "netlink",
     ),
-    "namespaces": ("mount namespace of a sandboxed service",),
+    "outside": ("external resources", "mount namespace of a sandboxed service"),
 }  # fmt: skip
 KINDS = tuple(kind for kinds in GROUPS.values() for kind in kinds)
 
@@ -43,7 +43,7 @@ IMAGES: dict[str, tuple[str, ...]] = {
     "cgroup": ("cgroup membership (v1)", "cgroup membership (v2)"),
     "seccomp": ("seccomp",),
     "timerfd": ("timerfd",),
-    "reg-files": ("regular files, directories", "character devices"),
+    "reg-files": ("regular files, directories", "character devices", "external resources"),
     "ghost-file": ("unlinked files",),
     "remap-fpath": ("unlinked files", "link_remap"),
     "pipes": ("pipes",),

@@ -38,6 +38,8 @@ class DumpOptions:
     shell_job: bool = False
     file_locks: bool = False
     ext_unix_sk: bool = False
+    external: Sequence[str] = ()
+    """What others give at the restore: see resources/files/external.py."""
     manage_cgroups: str = "auto"
     """auto, none, props, soft, full, strict or ignore: see resources/cgroups.py."""
     cgroup_root: Sequence[str] = ()
@@ -80,6 +82,8 @@ class RestoreOptions:
     shell_job: bool = False
     file_locks: bool = False
     ext_unix_sk: bool = False
+    inherit_fd: Sequence[str] = ()
+    """Descriptors of ours in the place of files of the images: see resources/files/external.py."""
     manage_cgroups: str = "auto"
     """auto, none, props, soft, full, strict or ignore: see resources/cgroups.py."""
     cgroup_root: Sequence[str] = ()

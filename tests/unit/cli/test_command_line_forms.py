@@ -169,7 +169,6 @@ def test_options_that_add_up() -> None:
         (("dump", "-t", "0"), "--tree takes the PID of a process"),
         (("dump", "-t", "-5"), "--tree takes a whole number"),
         (("dump", "--no-tree"), "--no-tree is unknown"),
-        (("dump", "--ext-unix-sk=7"), "cannot be limited to socket 7"),
         (("dump", "--tracker", "magic"), "--tracker takes one of auto, uffd_wp, soft_dirty, compare"),
     ],
 )

@@ -84,6 +84,8 @@ STATE = (
     _supported("skip-in-flight", FLAG, "let go the TCP connections that nobody has accepted yet", twin=True),
     _supported("ext-unix-sk", OPTIONAL, "allow unix sockets whose peer is outside the tree", "x"),
     _supported("irmap-scan-path", VALUE, "search below PATH for watched files that have no known path; may be repeated", metavar="PATH"),
+    _supported("external", VALUE, "file[MNT_ID:INODE] or unix[INODE]: leave it out, for others to give it; may be repeated", metavar="RES"),
+    _supported("inherit-fd", VALUE, "fd[N]:RES: use descriptor N for the pipe, socket, file or path RES; may be repeated", metavar="RES"),
     _supported("ghost-limit", VALUE, "largest unlinked file kept in the images; K, M or G may follow (default: 1M)", metavar="SIZE"),
     _supported("link-remap", FLAG, "give files that are no longer under their path a name, link_remap.N, until the restore", twin=True),
     _supported(
@@ -150,7 +152,7 @@ HARMLESS_OPTIONS = (
 _PAGE_SERVER = "pages are written to the images dir only"
 _NAMESPACES = "a tree is restored in the namespaces of the caller"
 _CGROUPS = "cgroups are used where they are mounted, with the properties that CRIU takes by itself"
-_EXTERNAL = "what lies outside the tree cannot be named; carry it or close it"
+_EXTERNAL = "mounts and devices outside the tree cannot be named; --external takes files and unix sockets"
 _LSM = "a tree is restored in the security domain of the engine, and refused if it was in another"
 
 REFUSED_OPTIONS = (
@@ -167,8 +169,6 @@ REFUSED_OPTIONS = (
     _refused("lazy-pages", FLAG, "all pages are there before a restored task runs"),
     _refused("stream", FLAG, "images are files in the images dir", twin=True),
     _refused("freeze-cgroup", VALUE, "the tree is stopped task by task"),
-    _refused("external", VALUE, _EXTERNAL),
-    _refused("inherit-fd", VALUE, _EXTERNAL),
     _refused("ext-mount-map", VALUE, _EXTERNAL, "M"),
     _refused("enable-external-sharing", FLAG, _EXTERNAL),
     _refused("enable-external-masters", FLAG, _EXTERNAL),

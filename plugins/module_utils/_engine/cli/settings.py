@@ -69,6 +69,8 @@ class Settings:
     link_remap: bool = False
     irmap_scan_path: tuple[str, ...] = ()
     file_validation: str = "buildid"
+    external: tuple[str, ...] = ()
+    inherit_fd: tuple[str, ...] = ()
     manage_cgroups: str = "auto"
     cgroup_root: tuple[str, ...] = ()
     cgroup_dump_controller: tuple[str, ...] = ()
@@ -190,9 +192,9 @@ def _all(given: Given, values: dict[str, Any]) -> None:
 
 
 def _ext_unix_sk(given: Given, values: dict[str, Any]) -> None:
-    if given.value is not None:
-        raise UsageError(f"option --ext-unix-sk cannot be limited to socket {given.value}; give it without a number")
     values["ext_unix_sk"] = True
+    if given.value is not None:  # CRIU's older name for the same
+        values["external"] = (*values.get("external", ()), *(f"unix[{inode}]" for inode in given.value.split(",")))
 
 
 def _manage_cgroups(given: Given, values: dict[str, Any]) -> None:
@@ -221,6 +223,8 @@ _SPECIAL: Mapping[str, Callable[[Given, dict[str, Any]], None]] = {
     "verbosity": _verbosity,
     "action-script": _append,
     "feature": _append,
+    "external": _append,
+    "inherit-fd": _append,
     "cgroup-root": _append,
     "cgroup-dump-controller": _append,
     "irmap-scan-path": _append,

@@ -20,12 +20,13 @@ from ..memory.shared import SharedObject
 from ..mounts.view import TreeView
 from .copies import CHANGED
 from .descriptor_limit import allow_descriptors
+from .external import External, entry_of
 from .in_flight import InFlight, check_in_flight, is_made_late
 from .kind import Description, Entry, Kind, KindDump, OpenFile
 from .locks import LocksDump
 from .memfd import MEMFDS, MemfdDump, is_memory
 from .registry import KINDS
-from .regular import FileFact, RegularDump
+from .regular import REGULAR, FileFact, RegularDump
 from .status import read_owner
 from .survey import Survey
 from .unsupported import unsupported
@@ -147,6 +148,7 @@ class _Collection:
         self._unix_sockets: UnixSockets | None = None
         self._dumps: dict[str, KindDump] = {}
         self._locks = LocksDump(options.file_locks)
+        self._external = External(options.external)
         self._files: list[tuple[str, Entry]] = []
         self._tables: dict[int, list[Entry]] = {}
         self._opened: dict[tuple[int, int, int], int] = {}
@@ -316,7 +318,10 @@ class _Collection:
             self._survey.copies.drop()
 
     def _check_kind(self, file: OpenFile) -> Iterator[Obstacle]:
-        kind = self._kinds[file.key] = kind_of(file)
+        external = self._external.has_file(file)
+        kind = self._kinds[file.key] = REGULAR if external else kind_of(file)
+        if external:
+            return
         if kind is None:
             yield unsupported(file)
         elif isinstance(file, InFlight):
@@ -334,6 +339,9 @@ class _Collection:
         kind = self._kinds[file.key]
         if kind is None:
             raise UnsupportedError([unsupported(file)])
+        if self._external.has_file(file):
+            self.add(kind.type, entry_of(self.file_id(file), file, read_owner(file)))
+            return
         try:
             self.add(kind.type, self._dump(kind).collect(Description(self.file_id(file), file, read_owner(file))))
         except OSError as error:

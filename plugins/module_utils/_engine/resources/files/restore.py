@@ -15,6 +15,7 @@ from ...images.schema import enum
 from ...options import RestoreOptions
 from ..mounts.restore import MountsRestore
 from .descriptor_limit import allow_descriptors
+from .external import Inherited
 from .kind import Descriptor, Entry, Kind, KindRestore, Stub, Task
 from .locks import LocksRestore
 from .registry import KINDS
@@ -53,6 +54,7 @@ class FilesRestore:
         self._owned: set[int] = set()
         self._given: set[int] = set()
         self._finished: set[int] = set()
+        self._inherited = Inherited(options.inherit_fd)
 
     def __enter__(self) -> FilesRestore:
         return self
@@ -70,6 +72,7 @@ class FilesRestore:
         entries = self._read()
         unknown = [(type_name, file_id) for type_name in entries if type_name not in _BY_TYPE for file_id in entries[type_name]]
         obstacles = [self._unknown(type_name, file_id) for type_name, file_id in unknown]
+        obstacles += self._inherited.check(entries)
         for kind in KINDS:
             if kind.type in entries:
                 try:
@@ -85,6 +88,7 @@ class FilesRestore:
         if obstacles:
             raise RestoreError("; ".join(map(str, obstacles)), obstacles)
         allow_descriptors(self._floor + 2 * sum(map(len, entries.values())))
+        self._locals.update({file_id: self.keep(copy) for file_id, copy in self._inherited.copies().items()})
         for kind in KINDS:
             if kind.type in entries:
                 try:
@@ -242,6 +246,7 @@ class FilesRestore:
                 name = names[file.type]
                 field = _BY_TYPE[name].field if name in _BY_TYPE else ""
                 self._entries.setdefault(name, {})[file.id] = getattr(file, field) if field else file
+            self._inherited.take(self._entries)
             for image in self.images.names():
                 if image.startswith(_FDINFO):
                     self._tables[int(image[len(_FDINFO) :])] = list(self.images.read(image))

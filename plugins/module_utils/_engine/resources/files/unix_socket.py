@@ -20,6 +20,7 @@ from ...images.image import ImagesDir
 from ...images.schema import message
 from ...kernel.sock_diag import TCP_ESTABLISHED, TCP_LISTEN, UnixSocket
 from ...kernel.syscall import syscall
+from .external import External
 from .in_flight import carries_files, is_made_late
 from .kind import Description, DumpContext, Entry, Kind, KindDump, KindRestore, OpenFile, RestoreContext, Task
 from .socket_options import borrowed, domain, has_readable_filter, read_options, restore_options
@@ -126,10 +127,12 @@ class UnixDump(KindDump):
     def _check_peer(self, file: OpenFile, sock: UnixSocket) -> Iterator[Obstacle]:
         peer, inside = self.context.unix_socket(sock.peer), bool(self.context.files_of(sock.peer))
         name = display(peer.name) if peer else ""
+        if not inside and External(self.context.options.external).has_socket(sock.inode, sock.peer):
+            return
         if sock.type != socket.SOCK_DGRAM:
             if not inside:
                 why = f"its peer (socket {sock.peer}{', ' + name if name else ''}) belongs to a process outside of the tree"
-                yield file.obstacle(why, "dump a tree that holds both ends, or have the program close it")
+                yield file.obstacle(why, f"dump a tree that holds both ends, or let it be cut: --external unix[{sock.peer}]")
         elif peer is None or (peer.peer != sock.inode or not inside) and not peer.name:
             yield file.obstacle("its peer has no name by which it could be connected again", "dump a tree that holds both ends")
         elif not inside and not self.context.options.ext_unix_sk:
@@ -162,6 +165,14 @@ class UnixDump(KindDump):
         self.context.add("UNIXSK", entry)
 
 
+def _cut(entries: Mapping[int, Entry]) -> None:
+    """Cut the connections to sockets that were left out of the dump (--external unix[INODE]): as if these had been closed."""
+    left_out = {entry.ino for entry in entries.values() if entry.uflags & USK_EXTERN}
+    for entry in entries.values():
+        if entry.peer in left_out and entry.type != socket.SOCK_DGRAM:
+            entry.peer = 0
+
+
 class UnixRestore(KindRestore):
     """Makes unix sockets: pairs first, then names, then connections to names, then queues and options."""
 
@@ -179,6 +190,7 @@ class UnixRestore(KindRestore):
 
     def check(self, entries: Mapping[int, Entry]) -> Iterator[Obstacle]:
         """Refuse names that are in use, and sockets that only CRIU knows how to restore."""
+        _cut(entries)
         inodes = {entry.ino: entry for entry in entries.values()}
         for file_id, entry in entries.items():
             where = f"unix socket {display(entry.name) or entry.ino} ({self.context.holder(file_id)})"
