@@ -158,6 +158,8 @@ def _context(options: TlsOptions, server_side: bool) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if server_side else ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.check_hostname = options.verify_name and not options.pinned and not server_side
+    if server_side:
+        context.num_tickets = 0  # nothing is resumed, and CRIU's tls_recv takes a ticket for an error
     _load_own(context, options)
     if not options.pinned:
         _trust_authorities(context, options)
