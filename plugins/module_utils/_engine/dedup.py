@@ -13,6 +13,7 @@ import os
 from collections.abc import Iterator
 
 from .images.chain import Chain, Dump, open_chain
+from .images.manifest import rewrite_pages
 from .images.pagemap import PAGE_SIZE, iterate_runs, pages_id, pages_path
 from .images.punch import Superfluous, allocated_bytes, check_punching, punch, without
 from .images.ranges import Range, difference, union
@@ -41,21 +42,8 @@ def dedup(images_dir: str, check: bool = False) -> DedupResult:
     return DedupResult(images_dir, pages, before - after, before, after, punched, warnings)
 
 
-def check_release(chain: Chain) -> None:
-    """Raise ImagesError when `release` could not free the pages of CHAIN. Changes nothing."""
-    for superfluous in _everything(chain):
-        for name in superfluous.pages:
-            check_punching(superfluous.dump, name)
-
-
-def release(chain: Chain) -> int:
-    """Free all pages of CHAIN, which a tree was restored from, and return the bytes freed. Raises ChainError, ImagesError."""
-    before = _allocated(chain)
-    _punch_all(_everything(chain))
-    return before - _allocated(chain)
-
-
-def _everything(chain: Chain) -> list[Superfluous]:
+def everything(chain: Chain) -> list[Superfluous]:
+    """Return all pages of CHAIN, to be freed."""
     return [Superfluous(dump, {name: ((0, count),) for name, count in _pages_held(dump).items() if count}) for dump in chain.dumps]
 
 
@@ -66,7 +54,8 @@ def _punch_all(plan: list[Superfluous]) -> None:
         for name in superfluous.pages:
             check_punching(superfluous.dump, name)
     for superfluous, manifest in zip(plan, manifests):
-        punch(superfluous, manifest)
+        rewrite_pages(superfluous.dump.path, manifest)
+        punch(superfluous)
 
 
 def _superfluous(chain: Chain) -> Iterator[Superfluous]:

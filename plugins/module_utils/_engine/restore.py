@@ -12,15 +12,15 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import Any, Dict, Iterator, List, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 from .clock import Clock
-from .dedup import check_release, release
 from .errors import ChainError, ImagesError, Obstacle, RestoreError, UsageError
 from .images.chain import Chain, Extent, open_chain
 from .kernel import procfs
 from .kernel.mount import CLONE_NEWNS
 from .options import RestoreOptions
+from .release import Release
 from .resources import attributes, core, pstree, seccomp, sharing, zombies
 from .resources.cgroups import CgroupsRestore
 from .resources.files.restore import FilesRestore
@@ -105,8 +105,9 @@ def restore(options: RestoreOptions, log: logging.Logger) -> RestoreResult:
         obstacles = find_obstacles(options, source, files, mounts, cgroups) + list(sysv.check())
         if obstacles:
             raise RestoreError("; ".join(map(str, obstacles)), obstacles)
-        if options.auto_dedup:
-            check_release(source.chain)
+        release = Release(source.chain) if options.auto_dedup else None
+        if release is not None:
+            release.check()
         options.hook("pre-restore", {})
         mounts.make()
         mounts.run(files.open)
@@ -118,9 +119,11 @@ def restore(options: RestoreOptions, log: logging.Logger) -> RestoreResult:
         for task in source.tasks:
             cgroups.move_process(stubs.leaders[task.pid], task.cores[0])
         clock.mark("forked")
+        if release is not None:
+            stack.enter_context(release).begin()
         with ThreadPoolExecutor(1) as beside:
-            verification = beside.submit(source.chain.verify_pages)
-            pages = sum(fill(task, stubs, files, inherited) for task in source.tasks)
+            verification = beside.submit(source.chain.verify_pages if release is None else _nothing)
+            pages = sum(fill(task, stubs, files, inherited, release) for task in source.tasks)
             for task in filter(source.is_last_of_table, source.tasks):  # until then tables hold what is inherited, for all who share them
                 _place_descriptors(task, stubs.leaders[task.pid], files)
             verification.result()  # nothing has run yet of what was filled
@@ -132,11 +135,13 @@ def restore(options: RestoreOptions, log: logging.Logger) -> RestoreResult:
         files.commit()
         sysv.keep()
         stubs.go(_stopped(source, options))
+        if release is not None:
+            release.keep()
         clock.mark("restored")
         options.hook("post-resume", {"CRTOOLS_INIT_PID": str(root)})
         ended = [text for pid, entry in source.zombies.items() for text in zombies.warnings(pid, entry)]
         warnings = [*files.warnings(), *cgroups.warnings, *ended]
-    freed = _release(source.chain, warnings) if options.auto_dedup else 0
+    freed = _finish(release, warnings) if release is not None else 0
     log.info("Restored processes %s", ", ".join(str(task.pid) for task in source.tasks))
     result = RestoreResult(
         images_dir=options.images_dir,
@@ -157,10 +162,14 @@ def restore(options: RestoreOptions, log: logging.Logger) -> RestoreResult:
     return result
 
 
-def _release(chain: Chain, warnings: List[str]) -> int:
-    """Free the pages of CHAIN and return the bytes freed; what fails now, while the tree runs already, is worth a warning only."""
+def _nothing() -> None:
+    """Do nothing: the pages were verified before the first of them was freed."""
+
+
+def _finish(release: Release, warnings: List[str]) -> int:
+    """Free what is left of the images and return the bytes freed; what fails now, while the tree runs, is worth a warning only."""
     try:
-        return release(chain)
+        return release.finish()
     except ImagesError as error:
         warnings.append(f"the tree was restored, but its images were not freed: {error}")
         return 0
@@ -321,12 +330,12 @@ def _carry_out(step: pstree.Step, stubs: Stubs, source: Source) -> None:
         task.call("setpgid", 0, step.argument)
 
 
-def fill(task: TaskImages, stubs: Stubs, files: FilesRestore, inherited: Inherited) -> int:
+def fill(task: TaskImages, stubs: Stubs, files: FilesRestore, inherited: Inherited, release: Optional[Release]) -> int:
     """Give a process its memory and directories; return the pages read. Raises RestoreError."""
     leader = stubs.leaders[task.pid]
     try:
         restore_mm(leader, task.mm, files.local(task.mm.exe_file_id))
-        pages = memory.build(leader, task.mm, task.extents, inherited.pages, inherited.of_mapping)
+        pages = memory.build(leader, task.mm, task.extents, inherited.pages, inherited.of_mapping, release.free if release else None)
         restore_fs(task.fs, files, leader)
     except OSError as error:
         raise RestoreError(f"process {task.pid} cannot be built ({error}); check that the machine has what the dump's had") from error

@@ -71,7 +71,7 @@ GENERIC = (
 MEMORY = (
     _supported("track-mem", FLAG, "track memory changes from this dump on, for the next one", twin=True),
     _supported("prev-images-dir", VALUE, "the previous dump, relative to the images dir", metavar="DIR"),
-    _supported("auto-dedup", FLAG, "free in the previous dumps what this one replaces", twin=True),
+    _supported("auto-dedup", FLAG, "free in the previous dumps what this one replaces; on restore, the images as they are read", twin=True),
     _supported(
         "tracker",
         VALUE,

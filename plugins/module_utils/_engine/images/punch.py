@@ -18,7 +18,7 @@ from ..kernel.syscall import syscall
 from .chain import Dump
 from .checksum import stretches_of
 from .fault import fault, faults
-from .manifest import CRIU, Manifest, PagesRecord, rewrite_pages
+from .manifest import CRIU, Manifest, PagesRecord
 from .pagemap import PAGE_SIZE
 from .ranges import Range, difference, intersection, total, union
 from .verification import blank_bytes, checksummer_for, verify_stretch
@@ -87,12 +87,10 @@ def without(superfluous: Superfluous) -> Manifest:
     return replace(manifest, pages=records)
 
 
-def punch(superfluous: Superfluous, manifest: Manifest) -> None:
-    """Write MANIFEST, made by `without`, then free the pages. Raises ImagesError."""
-    dump = superfluous.dump
-    rewrite_pages(dump.path, manifest)
+def punch(superfluous: Superfluous) -> None:
+    """Free the pages; the manifest made by `without` has been written by then. Raises ImagesError."""
     for name, ranges in superfluous.pages.items():
-        path = os.path.join(dump.path, name)
+        path = os.path.join(superfluous.dump.path, name)
         with faults("write", path):
             fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
             try:
@@ -100,6 +98,16 @@ def punch(superfluous: Superfluous, manifest: Manifest) -> None:
                     _punch(fd, path, start * PAGE_SIZE, (end - start) * PAGE_SIZE)
             finally:
                 os.close(fd)
+
+
+def punch_range(path: str, offset: int, length: int) -> None:
+    """Free the LENGTH bytes from OFFSET of pages file PATH, which its manifest says to be gone. Raises ImagesError."""
+    with faults("write", path):
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            _punch(fd, path, offset, length)
+        finally:
+            os.close(fd)
 
 
 def _without(path: str, manifest: Manifest, record: PagesRecord, ranges: Sequence[Range]) -> PagesRecord:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Sequence
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence
 
 from ...errors import Obstacle, RestoreError
 from ...images.chain import Extent
@@ -22,6 +22,8 @@ TASK_SIZE = (1 << 47) - PAGE_SIZE
 _LOWEST = 1 << 32
 _MREMAP_MAYMOVE, _MREMAP_FIXED = 1, 2
 _LARGEST_READ = 1 << 30
+_GROUP = 2048
+"""Pages that are in the images and in a task at once, when the images are freed meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -83,21 +85,55 @@ def _sizes(sizes: Dict[str, int]) -> str:
     return ", ".join(f"{name} {size // PAGE_SIZE} pages" for name, size in sorted(sizes.items())) or "none"
 
 
-def build(stub: Tracee, mm: Any, extents: Sequence[Extent], pages: Dict[str, int], local: Callable[[Any], int]) -> int:
+def build(
+    stub: Tracee,
+    mm: Any,
+    extents: Sequence[Extent],
+    pages: Dict[str, int],
+    local: Callable[[Any], int],
+    emptied: Optional[Callable[[int, Extent], None]] = None,
+) -> int:
     """Make the mappings of MM in STUB, cleared before, and fill them in; return the number of pages filled.
 
-    PAGES: the task's descriptors of the pages files by path. LOCAL: of what a vma_entry maps. Raises OSError, RestoreError.
+    PAGES: the task's descriptors of the pages files by path. LOCAL: of what a vma_entry maps. EMPTIED is told of what the stub has, as
+    soon as it has it. Raises OSError, RestoreError.
     """
     extents = list(_without_special(mm.vmas, extents))
     filled = _filled(mm.vmas, extents)
     _check(stub.batch(map_calls(mm.vmas, filled, local)))
+    if emptied is None:
+        _read(stub, extents, pages)
+    else:
+        for group in _groups(extents):
+            _read(stub, group, pages)
+            for extent in group:
+                emptied(stub.pid, extent)
+    _check(stub.batch(settle_calls(mm.vmas, filled)))
+    _place_special(stub, VdsoParts.of_image(mm.vmas))
+    return sum(extent.pages for extent in extents)
+
+
+def _read(stub: Tracee, extents: Sequence[Extent], pages: Dict[str, int]) -> None:
     calls = [call for extent in extents for call in _read_calls(extent, pages[extent.path])]
     for call, reply in zip(calls, stub.batch(calls)):
         if reply.check() != call.args[2]:
             raise RestoreError(f"the pages of process {stub.pid} could not be read whole; verify the dump")
-    _check(stub.batch(settle_calls(mm.vmas, filled)))
-    _place_special(stub, VdsoParts.of_image(mm.vmas))
-    return sum(extent.pages for extent in extents)
+
+
+def _groups(extents: Sequence[Extent]) -> Iterator[List[Extent]]:
+    """Yield EXTENTS in groups of _GROUP pages at most."""
+    group: List[Extent] = []
+    room = _GROUP
+    for extent in extents:
+        for done in range(0, extent.pages, _GROUP):
+            pages = min(_GROUP, extent.pages - done)
+            if pages > room:
+                yield group
+                group, room = [], _GROUP
+            group.append(Extent(extent.start + done * PAGE_SIZE, pages, extent.path, extent.offset + done * PAGE_SIZE))
+            room -= pages
+    if group:
+        yield group
 
 
 def _without_special(vmas: Sequence[Any], extents: Sequence[Extent]) -> Iterator[Extent]:
