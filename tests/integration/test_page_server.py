@@ -195,7 +195,7 @@ def test_strays_and_hostile_streams_change_nothing(lab: Lab) -> None:
         "sent no pages": [CLOSE],
         "before it is opened": [near],
         "pages of pagemap-8 come before": [OPEN, add(0x100000, 1, image="pagemap-8") + PAGE],
-        "come after those": [OPEN, far, near, CLOSE],
+        "come after others": [OPEN, far, near, CLOSE],
         "left to a parent": [OPEN, add(0x100000, 1, True), CLOSE],
         "comes twice": [OPEN, near, OPEN, CLOSE],
         "asks for pages": [wire._IOV.pack(wire.PS_IOV_GET, 1, 0x1000, 7 << 8 | 1)],
@@ -283,6 +283,20 @@ def test_a_page_server_that_is_told_to_end_leaves_nothing(lab: Lab) -> None:
             server.process.send_signal(signal.SIGTERM)
             server.process.wait(PATIENCE)
         assert list(there.iterdir()) == []
+
+
+def test_a_page_server_that_was_killed_is_no_hindrance_to_the_next(lab: Lab) -> None:
+    there = lab.images("there")
+    with serving(there) as server, socket.create_connection(("127.0.0.1", server.port)) as connection:
+        connection.sendall(OPEN + add(0x100000, 2) + PAGE)
+        assert connection.recv(1) == b"\0"
+        server.process.kill()
+        server.process.wait(PATIENCE)
+    assert [path.name for path in there.iterdir()] == ["pages-65537.img.partial"]
+    with serving(there) as server:
+        assert server.say(OPEN, add(0x100000, 1) + PAGE, CLOSE) == b"\0" + bytes(4)
+        server.end()
+    assert (there / "pages-65537.img").read_bytes() == PAGE
 
 
 def test_sockets_that_are_there_already_are_used(lab: Lab) -> None:

@@ -21,15 +21,15 @@ from .errors import ChainError, ImagesError, TransferError
 from .images.fault import faults
 from .images.manifest import Manifest
 from .images.pagemap import PAGE_SIZE, Run
-from .images.received import ReceivedImage, ReceivingDirectory, check_empty, open_parent
+from .images.received import ReceivedImage, ReceivingDirectory, check_empty, open_parent, remove_left_over
 from .options import ReceiveOptions
 from .results import ReceiveResult
 from .transfer import page_protocol, tls
 from .transfer.page_protocol import Request
 from .transfer.visitors import Visitor, visitors
 
-_FIRST_WORD = 10.0
-"""Seconds for a client that has begun to speak to finish its first request."""
+_FIRST_WORD, _SILENCE = 10.0, 600.0
+"""Seconds for a client that has begun to speak to finish its first request, and to say anything at all later."""
 
 
 def page_server(options: ReceiveOptions, listener: socket.socket, log: logging.Logger) -> ReceiveResult:
@@ -43,6 +43,7 @@ def receive_one(options: ReceiveOptions, clients: Iterable[Visitor], log: loggin
     manifest: Optional[Manifest] = None
     with _locked(options.images_dir):
         check(options)
+        remove_left_over(options.images_dir)
         for connection, name in clients:
             log.info("Accepted connection from %s", name)
             with connection:
@@ -92,7 +93,7 @@ def _serve(directory: ReceivingDirectory, connection: socket.socket, timeout: Op
     connection.settimeout(_FIRST_WORD)
     while True:
         request = page_protocol.decode(_exactly(connection, page_protocol.SIZE))
-        connection.settimeout(timeout)
+        connection.settimeout(min(timeout or _SILENCE, _SILENCE))
         if request.command in page_protocol.CLOSES:
             return
         if request.command == page_protocol.PS_IOV_PARENT:

@@ -10,7 +10,9 @@ of its own, `stillframe-pages.json`, which is written last; the checksums in it 
 from __future__ import annotations
 
 import os
+import re
 import uuid
+from array import array
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime, timezone
@@ -30,6 +32,9 @@ from .pagemap import PAGE_SIZE, Run, pages_path, write_runs
 _FIRST_PAGES_ID = 0x10001
 """As in CRIU's page server: a dump in the same directory counts from 1 (up_page_ids_base)."""
 
+_LEFT_OVER = re.compile(r"(pages-\d+|pagemap-(shmem-)?\d+)" + re.escape(SUFFIX + PARTIAL))
+"""What only a page server writes: a dump makes its pages under their own names."""
+
 Source = Callable[[memoryview], int]
 """Fills the beginning of what it is given and returns how much, 0 at the end."""
 
@@ -43,7 +48,8 @@ class ReceivedImage:
         self._images_dir = images_dir
         self._pages_id = pages_id
         self._cursors = cursors
-        self._runs: list[Run] = []
+        self._runs = array("Q")
+        """Of each run the address, and the number of pages, shifted, with whether they are in the parent: there may be millions."""
         self._checksummer = Checksummer(fastest())
         self._checksums: list[str] = []
         self._size = 0
@@ -79,13 +85,13 @@ class ReceivedImage:
                 self._flush()
 
     def _add(self, run: Run) -> None:
-        last = self._runs[-1] if self._runs else None
-        if last is not None and run.start < last.end:
-            raise TransferError(f"pages at {run.start:#x} of {self.name} come after those up to {last.end:#x}; see who has connected")
-        if last is not None and last.end == run.start and last.in_parent == run.in_parent:
-            self._runs[-1] = Run(last.start, last.pages + run.pages, run.in_parent)
+        words, tail = self._runs, run.pages << 1 | run.in_parent
+        if words and run.start < words[-2] + (words[-1] >> 1) * PAGE_SIZE:
+            raise TransferError(f"pages at {run.start:#x} of {self.name} come after others behind them; see who has connected")
+        if words and words[-2] + (words[-1] >> 1) * PAGE_SIZE == run.start and words[-1] & 1 == run.in_parent:
+            words[-1] += run.pages << 1
         else:
-            self._runs.append(run)
+            words.extend((run.start, tail))
 
     def _flush(self) -> None:
         data = self._buffer[: self._filled]
@@ -102,7 +108,9 @@ class ReceivedImage:
         with faults("write", self._path):
             os.fsync(self._fd)
         images = ImagesDir(self._images_dir)
-        write_runs(images, self.name, self._pages_id, iter(self._runs), PARTIAL)
+        words = self._runs
+        runs = (Run(words[at], words[at + 1] >> 1, bool(words[at + 1] & 1)) for at in range(0, len(words), 2))
+        write_runs(images, self.name, self._pages_id, runs, PARTIAL)
         path = images.file(self.name) + PARTIAL
         with faults("write", path), open(path, "rb") as file:
             os.fsync(file.fileno())
@@ -217,12 +225,19 @@ def open_parent(images_dir: str, prev_images_dir: str | None) -> Chain | None:
 
 
 def check_empty(images_dir: str) -> None:
-    """Raise ImagesError when pages cannot be received in IMAGES_DIR: it holds a dump, whole or half, or cannot be written."""
-    found = [name for name in dump_files(images_dir) if name != "stats-dump"]
+    """Raise ImagesError when pages cannot be received in IMAGES_DIR: it holds a dump, or cannot be written."""
+    found = [name for name in dump_files(images_dir) if name != "stats-dump" and not _LEFT_OVER.fullmatch(name)]
     if found:
         raise ImagesError(f"images_dir {images_dir} already holds files of a dump ({found[0]}); choose an empty directory")
     if not os.access(images_dir, os.W_OK | os.X_OK):
         raise ImagesError(f"images_dir {images_dir} cannot be written to; check its owner, its mode and how its filesystem is mounted")
+
+
+def remove_left_over(images_dir: str) -> None:
+    """Remove what a page server left in IMAGES_DIR that was killed; the caller has locked it. Raises ImagesError."""
+    for name in filter(_LEFT_OVER.fullmatch, dump_files(images_dir)):
+        with faults("remove", os.path.join(images_dir, name)):
+            os.unlink(os.path.join(images_dir, name))
 
 
 def _sync_directory(path: str) -> None:
