@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Dict, List, Tuple
 
@@ -85,6 +86,8 @@ def restore_and_ask(name: str, images: Path, pid: int) -> str:
     os.kill(pid, signal.SIGKILL)
     select.select([pidfd], [], [], PATIENCE)
     os.close(pidfd)
+    with suppress(ChildProcessError):  # it is ours only if orphans below us are
+        os.waitpid(pid, 0)
     return answer
 
 
