@@ -5,12 +5,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo venv test lint bench docs
+.PHONY: help demo venv test molecule lint bench docs
 
 help:
 	@echo "make demo   dump, restore and deduplicate a running Redis, and show what it cost"
 	@echo "make venv   the virtual environment .venv, with Ansible, the libraries and this collection"
 	@echo "make test   unit, integration and interoperability tests (root)"
+	@echo "make molecule   the scenarios of extensions/molecule, on hosts made of namespaces (root)"
 	@echo "make lint   all static checks: ruff, mypy, ansible-test sanity, ansible-lint, documentation, licences"
 	@echo "make bench  timings, side by side with CRIU where it is there (root)"
 	@echo "make docs   the documentation as HTML"
@@ -25,6 +26,9 @@ venv:
 
 test: venv
 	.ci/run-tests
+
+molecule: venv
+	$(BIN)/nox --session molecule
 
 lint: venv
 	$(BIN)/nox --session lint sanity

@@ -106,6 +106,14 @@ def unit(session: nox.Session, protobuf: str) -> None:
 
 
 @nox.session
+def molecule(session: nox.Session) -> None:
+    """Run the scenarios of extensions/molecule on hosts made of namespaces (root, openssh-server, redis-server)."""
+    session.install("ansible-core", "molecule", silent=True)
+    environment = {"ANSIBLE_COLLECTIONS_PATH": str(collection_tree("molecule")), "PATH": search_path(session), "NO_COLOR": "1"}
+    session.run("molecule", "test", "--all", *session.posargs, env=environment)
+
+
+@nox.session
 def docs(session: nox.Session) -> None:
     """Build the documentation as HTML."""
     session.install("ansible-core", "antsibull-docs", "sphinx", "sphinx-ansible-theme", silent=True)
