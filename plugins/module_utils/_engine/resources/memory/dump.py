@@ -82,7 +82,15 @@ class TaskMemory:
 class MemoryDump:
     """The memory of a frozen tree. A context manager: leaving it ends the snapshots."""
 
-    def __init__(self, options: DumpOptions, directory: DumpDirectory, parent: Optional[Chain], log: logging.Logger) -> None:
+    def __init__(
+        self,
+        options: DumpOptions,
+        directory: DumpDirectory,
+        parent: Optional[Chain],
+        log: logging.Logger,
+        make_file: Callable[[str, str, PageRuns], PagesFile] = PagesFile,
+    ) -> None:
+        self._make_file = make_file
         self._options = options
         self._directory = directory
         self._parent = parent
@@ -136,6 +144,10 @@ class MemoryDump:
             self._assumed[pid] = tuple(found)
         self._scans.append(TaskScan(pid, tracked.telling, tuple(contents)))
         return tuple(found)
+
+    def scanned(self) -> Dict[int, List[Mapping]]:
+        """Return by process the mappings that were scanned and are yet to be written."""
+        return {scan.pid: [mapping for mapping, _content in scan.contents] for scan in self._scans}
 
     def _sort_out(self) -> None:
         """Find from the scans what is to be written and what is left to the parent."""
@@ -249,7 +261,7 @@ class MemoryDump:
     def _file(self, task: TaskMemory) -> PagesFile:
         if task.pid not in self._files:
             path = pages_path(self._directory.path, task.pages_id)
-            self._files[task.pid] = self._open_files.enter_context(PagesFile(path, fastest(), task.runs))
+            self._files[task.pid] = self._open_files.enter_context(self._make_file(path, fastest(), task.runs))
         return self._files[task.pid]
 
     def write_images(self) -> Dict[str, PagesRecord]:
