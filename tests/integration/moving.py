@@ -17,8 +17,8 @@ from typing import Any
 
 from victim import PATIENCE, PROGRAMS, Lab, Victim, until
 
-_HOST = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child", "sh", "-c", '"$@" & wait $!; exec sleep infinity', "host"]
-"""The first process of a host outlives the receiver."""
+_HOST = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child", "sh", "-c", '"$@" & wait $!; : > "$0"; exec sleep infinity']
+"""The first process of a host outlives the receiver, and makes a file when that has ended."""
 
 
 @dataclass
@@ -28,6 +28,7 @@ class Host:
     socket: Path
     process: subprocess.Popen[bytes]
     output: Path
+    ended: Path
 
     @property
     def init(self) -> int:
@@ -49,19 +50,11 @@ class Host:
 
     def tree(self) -> dict[int, int]:
         """Return its processes but the receiver."""
-        return {there: here for there, here in self.processes().items() if b"mover.py" not in Path(f"/proc/{here}/cmdline").read_bytes()}
-
-    def receiver(self) -> int:
-        """Return the receiver's number here, 0 when it has ended."""
-        for here in self.processes().values():
-            with suppress(FileNotFoundError):
-                if b"mover.py" in Path(f"/proc/{here}/cmdline").read_bytes().replace(b"stub", b""):
-                    return here
-        return 0
+        return {there: here for there, here in self.processes().items() if "/python" not in _program(here)}
 
     def result(self) -> dict[str, Any]:
         """Return what the receiver wrote, when it has ended; nothing when it was killed."""
-        until(lambda: not self.receiver(), "the receiver does not end")
+        until(lambda: self.ended.exists(), "the receiver does not end")
         lines = self.output.read_text().splitlines()
         return dict(json.loads(lines[-1])) if lines else {}
 
@@ -79,23 +72,48 @@ class Host:
             os.kill(self.init, signal.SIGKILL)
 
 
+def _program(pid: int) -> str:
+    """Return the path of the program of PID, as if it were Python's when it is just ending."""
+    try:
+        return os.readlink(f"/proc/{pid}/exe")
+    except (FileNotFoundError, ProcessLookupError):
+        return "/python"
+
+
 def host(lab: Lab, name: str = "host", **values: Any) -> Host:
     """Start a host with a receiver that waits; VALUES as `mover.py` takes them."""
     return _start(lab, _HOST, name, values)
 
 
 def _start(lab: Lab, prefix: list[str], name: str, values: dict[str, Any], process: Any = None) -> Host:
-    socket, output = lab.folder / name, lab.folder / f"{name}.output"
-    command = [*prefix, sys.executable, str(PROGRAMS / "mover.py"), "receive", str(socket), json.dumps(values)]
+    socket, output, ended = (lab.folder / f"{name}{suffix}" for suffix in ("", ".output", ".ended"))
+    first = [] if process else [str(ended)]
+    command = [*prefix, *first, sys.executable, str(PROGRAMS / "mover.py"), "receive", str(socket), json.dumps(values)]
     with open(output, "wb") as written, open(lab.folder / f"{name}.log", "wb") as log:
         started = lab.spawn(command, stdout=written, stderr=log)
     until(lambda: socket.exists() or started.poll() is not None, "the receiver does not come up")
-    return Host(socket, process or started, output)
+    assert socket.exists(), (lab.folder / f"{name}.log").read_text()
+    return Host(socket, process or started, output, ended)
 
 
-def move(lab: Lab, victim: Victim, to: Host, verb: str = "migrate", **values: Any) -> dict[str, Any]:
+def move(victim: Victim, to: Host, **values: Any) -> dict[str, Any]:
     """Move VICTIM; return what the source wrote: nothing when it was killed."""
-    command = [sys.executable, str(PROGRAMS / "mover.py"), verb, str(to.socket), str(victim.pid), json.dumps(values)]
+    return _mover("migrate", str(to.socket), str(victim.pid), json.dumps(values))
+
+
+def settle(session: str, to: Host) -> dict[str, Any]:
+    """Ask what became of SESSION, and end or continue the tree here accordingly; return what the source wrote."""
+    return _mover("settle", str(to.socket), session, "{}")
+
+
+def undecided(victim: Victim) -> str:
+    """Return the session of VICTIM that is left in doubt here."""
+    found = [path for path in Path("/run/stillframe").glob("*-source-*.move") if f"[{victim.pid}, " in path.read_text()]
+    return found[0].stem.partition("source-")[2]
+
+
+def _mover(*words: str) -> dict[str, Any]:
+    command = [sys.executable, str(PROGRAMS / "mover.py"), *words]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert "Traceback" not in done.stderr, done.stderr
     lines = done.stdout.splitlines()

@@ -5,14 +5,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+import look
 import moving
-from victim import Lab, until
+from victim import Lab, Victim
 
 _KEEN = {"max_downtime": 0.000001}
 """More rounds than one."""
@@ -21,20 +21,153 @@ _KEEN = {"max_downtime": 0.000001}
 @pytest.fixture
 def there(lab: Lab) -> Iterator[moving.Host]:
     """Another host, with a receiver that waits."""
-    host = moving.host(lab)
+    host = moving.host(lab, options={"decision_timeout": 2})
     try:
         yield host
     finally:
         host.end()
 
 
-def test_a_program_that_writes_on_moves_in_rounds(lab: Lab, there: moving.Host) -> None:
-    victim = lab.start("writer")
-    moved = moving.move(lab, victim, there, options=_KEEN)
-    assert len(moved["rounds"]) >= 3, moved
-    assert moved["stop"]["pages"] > 0 and moved["rounds"][0]["pages"] >= 2048
-    assert there.result()["pids"] == [victim.pid]
-    assert not Path(f"/proc/{victim.pid}/exe").exists()
+def runs(pid: int) -> bool:
+    """Tell whether PID is there and neither a zombie nor stopped."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state in "RSD"
+
+
+def assert_moved(victim: Victim, there: moving.Host) -> Victim:
+    """Check that VICTIM is there and not here; return it as it is there."""
+    assert not runs(victim.pid)
     arrived = there.victim(victim)
     assert arrived.ask() == "ok"
-    assert arrived.ask() == "ok"
+    return arrived
+
+
+def assert_stayed(victim: Victim, there: moving.Host) -> None:
+    """Check that VICTIM goes on here, that nothing holds it, and that nothing of it is there."""
+    assert victim.ask() == "ok"
+    assert runs(victim.pid)
+    assert "TracerPid:\t0" in Path(f"/proc/{victim.pid}/status").read_text()
+    assert not there.tree()
+
+
+def test_a_program_that_writes_on_moves_in_rounds(lab: Lab, there: moving.Host) -> None:
+    victim = lab.start("writer")
+    moved = moving.move(victim, there, options=_KEEN)
+    assert len(moved["rounds"]) >= 3 and moved["rounds"][0]["pages"] >= 2048, moved
+    assert there.result()["pids"] == [victim.pid]
+    assert assert_moved(victim, there).ask() == "ok"
+
+
+@pytest.mark.parametrize("event", ["drop", "move", "protect", "exec", "close", "fork"])
+def test_what_befalls_memory_before_a_move(lab: Lab, there: moving.Host, event: str) -> None:
+    victim = lab.start("writer")
+    assert victim.ask(event) == ("ready" if event == "exec" else "ok")
+    moving.move(victim, there, options=_KEEN)
+    arrived = assert_moved(victim, there)
+    if event == "fork":
+        assert arrived.ask("end child") == "ok"
+
+
+@pytest.mark.parametrize("program", ["memory", "threads", "shared_memory"])
+def test_what_moves_is_the_same(lab: Lab, there: moving.Host, program: str) -> None:
+    victim = lab.start(program, "lenient", rseq=True) if program == "threads" else lab.start(program)
+    victim.await_rest(spinning=program == "threads")
+    before = look.areas(victim.pid), look.descriptors(victim.pid, look.Names())
+    content = look.contents(victim.pid) if program == "shared_memory" else {}
+    result = moving.move(victim, there, options=_KEEN)
+    assert "stop" in result, result
+    arrived = there.victim(victim)
+    arrived.await_rest(spinning=program == "threads")
+    if content:
+        assert look.contents(arrived.pid) == content
+    assert (look.areas(arrived.pid), look.descriptors(arrived.pid, look.Names())) == before
+    assert_moved(victim, there)
+
+
+_EARLY = ["needs", "tree", "areas", "pages", "round-end", "image", "final"]
+
+
+@pytest.mark.parametrize("what", ["kill", "cut"])
+@pytest.mark.parametrize("frame", _EARLY)
+def test_a_source_that_fails_before_the_decision(lab: Lab, there: moving.Host, frame: str, what: str) -> None:
+    victim = lab.start("writer")
+    moved = moving.move(victim, there, fault=f"{what} {frame} after", options=_KEEN)
+    assert "stop" not in moved
+    assert "error" in there.result()
+    assert_stayed(victim, there)
+    if what == "cut":
+        assert look.TRACKER not in [str(path.readlink()) for path in Path(f"/proc/{victim.pid}/fd").iterdir()]
+
+
+@pytest.mark.parametrize("what", ["kill", "cut"])
+@pytest.mark.parametrize("when", ["obstacles before", "applied before", "ready before"])
+def test_a_destination_that_fails_before_the_decision(lab: Lab, when: str, what: str) -> None:
+    victim = lab.start("writer")
+    there = moving.host(lab, fault=f"{what} {when}", options={"decision_timeout": 2})
+    try:
+        moved = moving.move(victim, there, options=_KEEN)
+        assert "stop" not in moved and moved["kind"] != "InDoubt", moved
+        there.result()
+        assert_stayed(victim, there)
+    finally:
+        there.end()
+
+
+@pytest.mark.parametrize("when", ["commit before", "commit after"])
+def test_a_connection_that_is_lost_at_the_decision(lab: Lab, there: moving.Host, when: str) -> None:
+    victim = lab.start("writer")
+    moved = moving.move(victim, there, fault=f"cut {when}")
+    assert "stop" in moved, moved
+    assert there.result()["pids"] == [victim.pid]
+    assert_moved(victim, there)
+
+
+def test_a_lost_answer(lab: Lab) -> None:
+    victim = lab.start("writer")
+    there = moving.host(lab, fault="cut running before")
+    try:
+        assert "stop" in moving.move(victim, there)
+        there.result()
+        assert_moved(victim, there)
+    finally:
+        there.end()
+
+
+@pytest.mark.parametrize("when", ["commit before", "commit after"])
+def test_a_source_that_is_killed_at_the_decision(lab: Lab, when: str) -> None:
+    victim = lab.start("writer")
+    there = moving.host(lab, options={"decision_timeout": 1})
+    try:
+        assert moving.move(victim, there, fault=f"kill {when}") == {}
+        there.result()
+        assert not runs(victim.pid) and Path(f"/proc/{victim.pid}/exe").exists()
+        arrived = bool(there.tree())
+        assert arrived == (when == "commit after")
+        assert moving.settle(moving.undecided(victim), there.receive(lab)) == {"runs": arrived}
+        if arrived:
+            assert_moved(victim, there)
+        else:
+            assert_stayed(victim, there)
+    finally:
+        there.end()
+
+
+@pytest.mark.parametrize("when", ["ready after", "running before"])
+def test_a_destination_that_is_killed_at_the_decision(lab: Lab, when: str) -> None:
+    victim = lab.start("writer")
+    there = moving.host(lab, fault=f"kill {when}")
+    try:
+        moved = moving.move(victim, there, options={"decision_timeout": 1})
+        assert moved["kind"] == "InDoubt", moved
+        assert not runs(victim.pid) and Path(f"/proc/{victim.pid}/exe").exists()
+        arrived = bool(there.tree())
+        assert moving.settle(moving.undecided(victim), there.receive(lab)) == {"runs": arrived}
+        if arrived:
+            assert_moved(victim, there)
+        else:
+            assert_stayed(victim, there)
+    finally:
+        there.end()

@@ -46,7 +46,7 @@ from .tracking.trackers import NONE, Trackers, armable
 from .transfer import needs, shape
 from .transfer.codec import pack, pack_areas, pack_shape, unpack
 from .transfer.convergence import UNTRACKED, enough
-from .transfer.decision import Decision, ask, read_down, strike_out
+from .transfer.decision import Decision, ask, prune, read_down, strike_out
 from .transfer.received import PrivateDirectory
 from .transfer.sending import SentChain, SentPages, send_images
 from .transfer.wire import ABORT, APPLIED, AREAS, FINAL, HELLO, NEEDS, OBSTACLES, READY, ROUND_END, TREE, Link
@@ -58,6 +58,7 @@ def migrate(options: MigrateOptions, connect: Connect, log: logging.Logger) -> M
     Raises EngineError: then the tree runs on here as before, with nothing of ours in it; but InDoubt, then it is left stopped.
     """
     pids = check_target(options.tree)
+    prune("source")
     before = [pid for pid in pids if state.load(pid) is not None]
     try:
         link = Link(connect(options.link_timeout), options.link_timeout, options.bandwidth_limit)
@@ -223,8 +224,9 @@ class _Move:
                 self._let_go(work, tree, manifest.id)
             figures = memory.figures()
         marks = ("freezing", "frozen", "scanned", "written", "sent", "ready", "running")
-        parts = [clock.between(first, second) for first, second in zip(marks, marks[1:])]
-        stop = StopFigures(*parts, figures.written + figures.shared_written, self._link.bytes_sent - sent_before)
+        freeze, scan, copy, send, apply, resume = (clock.between(first, second) for first, second in zip(marks, marks[1:]))
+        pages, sent = figures.written + figures.shared_written, self._link.bytes_sent - sent_before
+        stop = StopFigures(freeze, scan, copy, send, apply, resume, pages, sent)
         table = lock_table(manifest.id) if files.lock_method() else ""
         warnings = tuple(files.warnings() + trackers.warnings + self._warnings)
         moved = tuple(task.pid for task in tasks)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from typing import Any, Optional
 
@@ -23,7 +23,7 @@ from .restore import restore
 from .results import ReceiveResult, RestoreResult
 from .transfer import needs
 from .transfer.codec import garbled, pack, unpack, unpack_areas, unpack_pages, unpack_shape
-from .transfer.decision import GONE, RUNS, WAITING, Record, identities, is_session, state_here, write_down
+from .transfer.decision import GONE, RUNS, WAITING, Record, identities, is_session, prune, state_here, write_down
 from .transfer.ground import Ground
 from .transfer.received import Incoming, PrivateDirectory
 from .transfer.shape import Shape
@@ -58,6 +58,7 @@ def receive(options: ReceiveOptions, accept: Connect, log: logging.Logger) -> Op
     Returns None when the source only asked what became of an earlier one. Raises EngineError: then nothing of the tree is here.
     """
     clock = Clock()
+    prune("destination")
     try:
         link = Link(accept(options.link_timeout), options.link_timeout)
     except OSError as error:
@@ -141,7 +142,7 @@ class _Move:
     def _take(self, incoming: Incoming) -> None:
         """Take the rounds, then the images. Raises MoveError, RestoreError."""
         shape: Shape = ()
-        layouts: dict[int, list[Any]] = {}
+        layouts: dict[int, Sequence[Any]] = {}
         kept = True
         while True:
             frame = self._link.receive()
@@ -206,8 +207,7 @@ class _Move:
     def _await_decision(self) -> None:
         """Return when the source has decided that the tree runs here. Raises MoveError when it does not, or is lost for too long."""
         deadline = time.monotonic() + self._options.decision_timeout
-        with suppress(MoveError):
-            self._link.send(READY)
+        self._link.send(READY)  # a source that cannot be told has not decided
         while True:
             try:
                 self._link.wait_at_most(max(deadline - time.monotonic(), 0.001))

@@ -42,6 +42,7 @@ from .wire import ABORT, COMMIT, RUNNING, SETTLE, STATE, Link
 
 WAITING, RUNS, GONE = "waiting", "running", "gone"
 _SESSION = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_SUFFIX = ".move"
 _STEP = 0.1
 """Seconds between two attempts to connect: no event tells that a host can be reached again."""
 
@@ -98,20 +99,32 @@ def strike_out(role: str, session: str) -> None:
         os.unlink(_path(role, session))
 
 
+def prune(role: str) -> None:
+    """Forget the decisions whose processes are all gone: they tell no more than none."""
+    with suppress(FileNotFoundError):
+        for name in os.listdir(DIRECTORY):
+            _head, found, session = name.removesuffix(_SUFFIX).partition(f"-{role}-")
+            if found and name.endswith(_SUFFIX) and is_session(session):
+                record = read_down(role, session)
+                if record is None or not any(_is_there(*one) for one in record.processes):
+                    strike_out(role, session)
+
+
+def _is_there(pid: int, start: int) -> bool:
+    """Tell whether the process PID that started at START lives."""
+    with suppress(*procfs.GONE):
+        return procfs.stat(pid).start_time == start and procfs.lives(pid)
+    return False
+
+
 def _path(role: str, session: str) -> str:
-    return os.path.join(DIRECTORY, f"{procfs.boot_id()}-{role}-{session}.move")
+    return os.path.join(DIRECTORY, f"{procfs.boot_id()}-{role}-{session}{_SUFFIX}")
 
 
 def state_here(session: str) -> str:
     """Return whether the tree of SESSION runs on this host, RUNS or GONE, as far as it was received here."""
     record = read_down("destination", session)
-    if record is None or not record.processes:
-        return GONE
-    pid, start = record.processes[0]
-    with suppress(*procfs.GONE):
-        if procfs.stat(pid).start_time == start and procfs.lives(pid):
-            return RUNS
-    return GONE
+    return RUNS if record and record.processes and _is_there(*record.processes[0]) else GONE
 
 
 class Decision:

@@ -14,7 +14,7 @@ import os
 import resource
 import struct
 from dataclasses import dataclass
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from ..creation import carry_out
 from ..errors import MoveError, RestoreError
@@ -72,7 +72,7 @@ class Ground:
         """The PIDs that are in use because they are the ground's."""
         return tuple(self.stubs.leaders)
 
-    def follow(self, shape: Shape, layouts: Dict[int, Sequence[Any]]) -> bool:
+    def follow(self, shape: Shape, layouts: Mapping[int, Sequence[Any]]) -> bool:
         """Let there be the processes of SHAPE, and in each of LAYOUTS (by pid) its private anonymous mappings, as vma_entry messages.
 
         Returns False when what had come before is lost: the tree has changed too much. Raises RestoreError.
@@ -174,9 +174,9 @@ class Ground:
                 subject = step.argument if step.call in (pstree.FORK, pstree.FORK_BESIDE) else step.actor
                 if subject in source.zombies:
                     carry_out(step, self.stubs, source.shared, source.exit_signals)
-            for task in source.hierarchy.tasks:
-                if task.pid in source.zombies:
-                    zombies.restore(self.stubs, task.pid, source.zombies[task.pid], task.ppid)
+            for process in source.hierarchy.tasks:
+                if process.pid in source.zombies:
+                    zombies.restore(self.stubs, process.pid, source.zombies[process.pid], process.ppid)
         except OSError as error:
             raise RestoreError(f"the processes cannot be completed ({error}); move the tree again") from error
 

@@ -25,6 +25,7 @@ NAMES = (
 )
 LARGEST = 8 << 20
 """Bytes of a body: what either end holds of the other's data at a time."""
+_SMALL = 1 << 12
 _MAGIC = b"SFmv"
 _HEADER = struct.Struct("<4sB3xIQ16s4x")
 _COVERED = struct.Struct("<BIQ")
@@ -81,8 +82,11 @@ class Link:
         self._sent += 1
         self._pace(len(header) + len(body))
         try:
-            self._socket.sendall(header)
-            self._socket.sendall(body)
+            if len(body) > _SMALL:
+                self._socket.sendall(header)
+                self._socket.sendall(body)
+            else:  # the other end may be gone when it has all of it
+                self._socket.sendall(header + bytes(body))
         except OSError as error:
             raise MoveError(f"the connection was lost while sending ({error}); move again when it is sound") from error
         self.bytes_sent += len(header) + len(body)
