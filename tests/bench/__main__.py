@@ -67,11 +67,14 @@ class Bench:
         self._program = subject.build(folder)
         self.samples: dict[str, list[float]] = defaultdict(list)
 
-    def warm_up(self) -> None:
-        """Touch as much memory as a round needs: the first touch of a virtual machine's memory is slow."""
+    def warm_up(self, mebibytes: int) -> None:
+        """Touch as much memory as what follows needs: the first touch of a virtual machine's memory is slow.
+
+        What is free for some seconds may go back to the host (free page reporting), so this comes before every figure.
+        """
         block = bytes(1 << 20)
         with tempfile.TemporaryFile(dir=self._folder) as file:
-            for _block in range(4 * self._mebibytes):
+            for _block in range(mebibytes):
                 file.write(block)
 
     def round(self) -> None:
@@ -104,6 +107,7 @@ class Bench:
         return first_sum, second_sum
 
     def _dump(self, name: str, program: Sequence[str], process: Subject, images: Path, *options: str) -> None:
+        self.warm_up(self._mebibytes * 5 // 4)
         process.ask(subject.PAUSE)
         self._note(name, run([*program, "dump", "--tree", str(process.pid), "--images-dir", str(images), *options], self._folder / "log"))
         self.samples[f"{name} pause"].append(process.ask(subject.PAUSE) / 1e6)
@@ -125,6 +129,7 @@ class Bench:
         self._restore("restore chain", STILLFRAME, process, chain[1], sums[1])
 
     def _restore(self, name: str, program: Sequence[str], process: Subject, images: Path, expected: int) -> None:
+        self.warm_up(self._mebibytes * 5 // 4)
         self._note(name, run([*program, "restore", "--images-dir", str(images), "--restore-detached"], self._folder / "log"))
         found = process.ask(subject.SUM)
         process.end()
@@ -174,7 +179,7 @@ def main() -> int:
     print(f"CRIU: {criu or 'none that works here; set STILLFRAME_CRIU, or fetch one by tests/interop/get-criu .cache/criu'}")
     with tempfile.TemporaryDirectory(prefix="stillframe-bench-", dir=options.folder) as folder:
         bench = Bench(Path(folder), options.mib, criu)
-        bench.warm_up()
+        bench.warm_up(4 * options.mib)
         for number in range(1, options.rounds + 1):
             print(f"round {number}, load {os.getloadavg()[0]:.1f}", flush=True)
             bench.round()

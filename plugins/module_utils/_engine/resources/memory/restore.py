@@ -15,13 +15,15 @@ from ...images.pagemap import PAGE_SIZE
 from ...kernel import procfs
 from ...tracee.calls import Call, Reply
 from ...tracee.tracee import SCRATCH_SIZE, Tracee
-from .mapping import VMA_AREA_VDSO, VMA_AREA_VSYSCALL, VMA_AREA_VVAR, VdsoParts, map_calls, protect_call, settle_calls
+from .mapping import MADV_POPULATE_WRITE, VMA_AREA_VDSO, VMA_AREA_VSYSCALL, VMA_AREA_VVAR, VdsoParts
+from .mapping import map_calls, protect_call, settle_calls
 
 TASK_SIZE = (1 << 47) - PAGE_SIZE
 """The end of the address space of a task, x86-64 with four levels of page tables."""
 _LOWEST = 1 << 32
 _MREMAP_MAYMOVE, _MREMAP_FIXED = 1, 2
-_LARGEST_READ = 1 << 30
+_PART = 1 << 20
+"""Bytes: fits the processor's cache."""
 
 
 @dataclass(frozen=True)
@@ -130,9 +132,9 @@ def build(
     calls = map_calls([vma for vma, _written in missing], [written for _vma, written in missing], local)
     calls += [protect_call(vma, written) for vma, written in zip(mm.vmas, filled) if there(vma)]
     _check(stub.batch(calls))
-    calls = [call for extent in extents for call in _read_calls(extent, pages[extent.path])]
+    calls = list(_fill_calls(extents, pages))
     for call, reply in zip(calls, stub.batch(calls)):
-        if reply.check() != call.args[2]:
+        if call.name == "pread64" and reply.check() != call.args[2]:
             raise RestoreError(f"the pages of process {stub.pid} could not be read whole; verify the dump")
     _check(stub.batch(settle_calls(mm.vmas, filled)))
     _place_special(stub, VdsoParts.of_image(mm.vmas))
@@ -167,10 +169,39 @@ def _filled(vmas: Sequence[Any], extents: Sequence[Extent]) -> List[bool]:
     return found
 
 
-def _read_calls(extent: Extent, fd: int) -> Iterable[Call]:
-    size = extent.pages * PAGE_SIZE
-    for done in range(0, size, _LARGEST_READ):
-        yield Call("pread64", (fd, extent.start + done, min(_LARGEST_READ, size - done), extent.offset + done))
+def _fill_calls(extents: Sequence[Extent], pages: Dict[str, int]) -> Iterator[Call]:
+    """Yield what fills EXTENTS: for each part that fits the processor's cache, its pages are made and then read.
+
+    To have them made at once takes the kernel two thirds of the time that a fault for each page in the middle of a read
+    takes. MADV_POPULATE_WRITE came with Linux 5.14; without it, or where it fails, the reads make the pages.
+    """
+    for part in _parts(extents):
+        start, last = part[0].start, part[-1]
+        yield Call("madvise", (start, last.start + last.pages * PAGE_SIZE - start, MADV_POPULATE_WRITE))
+        for extent in part:
+            yield Call("pread64", (pages[extent.path], extent.start, extent.pages * PAGE_SIZE, extent.offset))
+
+
+def _parts(extents: Iterable[Extent]) -> Iterator[List[Extent]]:
+    """Yield EXTENTS, cut and joined to parts of neighbouring pages, each of up to _PART bytes."""
+    part: List[Extent] = []
+    size = 0
+    for extent in extents:
+        end = extent.start + extent.pages * PAGE_SIZE
+        at = extent.start
+        if part and (part[-1].start + part[-1].pages * PAGE_SIZE != at or size == _PART):
+            yield part
+            part, size = [], 0
+        while at < end:
+            until = min(end, at + _PART - size)
+            part.append(_part(extent, at, until))
+            size += until - at
+            at = until
+            if at < end:
+                yield part
+                part, size = [], 0
+    if part:
+        yield part
 
 
 def _place_special(stub: Tracee, wanted: VdsoParts) -> None:
