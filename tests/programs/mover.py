@@ -22,7 +22,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "..", "plugins"
 
 from _engine.errors import EngineError
 from _engine.migrate import migrate, settle
-from _engine.options import MigrateOptions, ReceiveOptions
+from _engine.options import MigrateOptions, ReceiveTreeOptions
 from _engine.receive import receive
 from _engine.transfer import wire
 
@@ -83,7 +83,7 @@ def main(verb: str, path: str, *words: str) -> int:
         break_at(values["fault"])
     try:
         if verb == "receive":
-            result: Any = receive(ReceiveOptions(**values.get("options", {})), listener(path), log)
+            result: Any = receive(ReceiveTreeOptions(**values.get("options", {})), listener(path), log)
         elif verb == "settle":
             print(json.dumps({"runs": settle(words[0], connector(path), 20)}), flush=True)
             return 0

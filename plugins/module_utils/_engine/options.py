@@ -122,7 +122,7 @@ class MigrateOptions:
 
 
 @dataclass(frozen=True)
-class ReceiveOptions:
+class ReceiveTreeOptions:
     """Options of `receive`."""
 
     shell_job: bool = False

@@ -18,9 +18,9 @@ from .clock import Clock
 from .errors import EngineError, MoveError
 from .images.checksum import CRC32, available
 from .images.schema import message
-from .options import Connect, ReceiveOptions, RestoreOptions
+from .options import Connect, ReceiveTreeOptions, RestoreOptions
 from .restore import restore
-from .results import ReceiveResult, RestoreResult
+from .results import ReceiveTreeResult, RestoreResult
 from .transfer import needs
 from .transfer.codec import garbled, pack, unpack, unpack_areas, unpack_pages, unpack_shape
 from .transfer.decision import GONE, RUNS, WAITING, Record, identities, is_session, prune, state_here, write_down
@@ -52,7 +52,7 @@ FORMAT = 1
 """Of the messages: both ends must have the same."""
 
 
-def receive(options: ReceiveOptions, accept: Connect, log: logging.Logger) -> Optional[ReceiveResult]:
+def receive(options: ReceiveTreeOptions, accept: Connect, log: logging.Logger) -> Optional[ReceiveTreeResult]:
     """Take the tree that the source sends over a connection that ACCEPT returns; it runs here then, a child of ours.
 
     Returns None when the source only asked what became of an earlier one. Raises EngineError: then nothing of the tree is here.
@@ -103,7 +103,7 @@ def _greet(link: Link, body: memoryview) -> str:
 class _Move:
     """One move, as the destination sees it."""
 
-    def __init__(self, options: ReceiveOptions, accept: Connect, log: logging.Logger, link: Link, session: str, clock: Clock) -> None:
+    def __init__(self, options: ReceiveTreeOptions, accept: Connect, log: logging.Logger, link: Link, session: str, clock: Clock) -> None:
         self._options = options
         self._accept = accept
         self._log = log
@@ -116,7 +116,7 @@ class _Move:
         self._rounds = 0
         self._bytes = 0
 
-    def run(self) -> ReceiveResult:
+    def run(self) -> ReceiveTreeResult:
         """Take the tree. Raises EngineError."""
         try:
             with ExitStack() as stack:
@@ -274,8 +274,8 @@ class _Move:
                         link.send(STATE, pack({"state": state}))
                     return
 
-    def _report(self, result: RestoreResult) -> ReceiveResult:
-        return ReceiveResult(
+    def _report(self, result: RestoreResult) -> ReceiveTreeResult:
+        return ReceiveTreeResult(
             session=self._session,
             pid=result.pid,
             pids=result.pids,

@@ -161,7 +161,7 @@ class MigrateResult:
 
 
 @dataclass(frozen=True)
-class ReceiveResult:
+class ReceiveTreeResult:
     """What a `receive` did: the tree runs here."""
 
     session: str
