@@ -25,7 +25,7 @@ def dedup(images_dir: str, check: bool = False) -> DedupResult:
     Safe to interrupt and to repeat. Raises ChainError for a chain that is not whole, ImagesError for a filesystem that cannot
     punch holes; then nothing was changed.
     """
-    chain = open_chain(images_dir, verify=False)
+    chain = open_chain(images_dir, verify=False, pages_only=True)
     chain.verify_images()  # a wrong bit in a pagemap would free what is needed
     plan = [superfluous for superfluous in _superfluous(chain) if superfluous.new() or superfluous.bytes_allocated()]
     before = _allocated(chain)

@@ -11,6 +11,7 @@
      +-- ImagesError        the images directory or an image in it is not usable
      |    +-- ChainError    a parent dump is missing, damaged, or not the one that is needed
      +-- RestoreError       the machine is not ready to hold the restored tree
+     +-- TransferError      the other side of a transfer refused, went away, or says what makes no sense
      +-- KernelError        the kernel refused, or lacks, what the engine needs
      +-- MoveError          a move to another host failed; the tree runs on where it was
           +-- InDoubt       it cannot be told where the tree runs: it is stopped here
@@ -76,6 +77,10 @@ class RestoreError(EngineError):
     def __init__(self, message: str, obstacles: Sequence[Obstacle] = ()) -> None:
         self.obstacles = tuple(obstacles)
         super().__init__(message)
+
+
+class TransferError(EngineError):
+    """The other side of a transfer refused, went away, or said what makes no sense. What it had sent is not used."""
 
 
 class KernelError(EngineError):

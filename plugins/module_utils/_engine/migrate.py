@@ -48,7 +48,7 @@ from .transfer.codec import pack, pack_areas, pack_shape, unpack
 from .transfer.convergence import UNTRACKED, enough
 from .transfer.decision import Decision, ask, prune, read_down, strike_out
 from .transfer.received import PrivateDirectory
-from .transfer.sending import SentChain, SentPages, send_images
+from .transfer.sending import SentChain, StreamedPages, send_images
 from .transfer.wire import ABORT, APPLIED, AREAS, FINAL, HELLO, NEEDS, OBSTACLES, READY, ROUND_END, TREE, Link
 
 
@@ -166,8 +166,8 @@ class _Move:
             dumping.refuse(options, pids, trackers)
             trackers.prepare(pids)
             files, mounts = stack.enter_context(FilesDump(options)), stack.enter_context(MountsDump(options))
-            sender = partial(SentPages, self._link)
-            memory = stack.enter_context(MemoryDump(options, directory, self._sent, self._log, sender))
+            sender = partial(StreamedPages, self._link)
+            memory = stack.enter_context(MemoryDump(options, directory, self._sent, self._log, make_file=sender))
             work = dumping.Work(options, directory, None, trackers, files, mounts, SysvDump(), memory, clock)
             self._link.send(TREE, pack_shape(shape.look(pids)))
             pre_dumping.scan(work, pids)

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import socket
 from dataclasses import dataclass, field
-from typing import Callable, Mapping, Optional
+from typing import TYPE_CHECKING, Callable, Mapping, Optional
+
+if TYPE_CHECKING:
+    from .transfer.tls import TlsOptions
 
 Hook = Callable[[str, Mapping[str, str]], None]
 """Called with the name of a stage, as CRIU's --action-script has them, and its environment (CRTOOLS_…).
@@ -16,6 +19,21 @@ Raises to stop the verb."""
 
 def no_hook(stage: str, environment: Mapping[str, str]) -> None:
     """Do nothing: the hook of those who want none."""
+
+
+@dataclass(frozen=True)
+class PageServerOptions:
+    """Where a dump sends its pages."""
+
+    address: str = "127.0.0.1"
+    port: int = 0
+    socket: int = -1
+    """A descriptor that is connected to the page server already, used as it is; -1 to connect to address and port."""
+    tls: Optional[TlsOptions] = None
+    """None for no TLS."""
+
+    def __str__(self) -> str:
+        return f"descriptor {self.socket}" if self.socket >= 0 else f"{self.address} port {self.port}"
 
 
 @dataclass(frozen=True)
@@ -54,6 +72,8 @@ class DumpOptions:
     """Seconds allowed for stopping the tree."""
     force: bool = False
     """Replace what images_dir holds."""
+    page_server: Optional[PageServerOptions] = None
+    """Send the pages there; all else is put into images_dir."""
     hook: Hook = field(default=no_hook, compare=False)
     """With any but `no_hook` the tree stands still until stage post-dump is over, so that files can be copied there in step with it."""
 
@@ -61,6 +81,19 @@ class DumpOptions:
     def holds(self) -> bool:
         """Whether the tree stands still until its dump is written."""
         return not self.leave_running or self.freeze == "hold" or self.hook is not no_hook
+
+
+@dataclass(frozen=True)
+class ReceiveOptions:
+    """Options of `page_server`."""
+
+    images_dir: str
+    prev_images_dir: Optional[str] = None
+    """The parent, relative to images_dir."""
+    auto_dedup: bool = False
+    tls: Optional[TlsOptions] = None
+    timeout: Optional[float] = None
+    """Seconds to wait for a client, or for anything from it; None for no limit."""
 
 
 @dataclass(frozen=True)

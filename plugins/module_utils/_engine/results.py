@@ -93,6 +93,20 @@ class RestorePlan:
 
 
 @dataclass(frozen=True)
+class ReceiveResult:
+    """What a `page_server` received."""
+
+    images_dir: str
+    dump_id: str
+    parent_id: str
+    pages_received: int
+    bytes_deduplicated: int
+    """Bytes freed in the parents by auto_dedup."""
+    wall_time: int
+    warnings: Tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class DedupResult:
     """What `dedup` did, or would do."""
 

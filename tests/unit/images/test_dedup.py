@@ -140,7 +140,7 @@ def test_killed_at_any_step_the_newest_restores(
         return changed
 
     with monkeypatch.context() as patch:
-        patch.setattr(punching, "write_manifest", count(punching.write_manifest))
+        patch.setattr(punching, "rewrite_pages", count(punching.rewrite_pages))
         patch.setattr(punching, "syscall", count(punching.syscall))
         with pytest.raises(Killed):
             dedup(three[2].path)

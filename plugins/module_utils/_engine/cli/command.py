@@ -12,11 +12,11 @@ SUPPORTED_VERBS: Mapping[str, str] = {
     "pre-dump": "write only its memory, while it runs",
     "restore": "make the process tree anew from its images",
     "dedup": "free in the parent dumps what the newest one replaces",
+    "page-server": "receive the pages of a dump from another host",
     "check": "tell whether this machine has what the commands need",
 }
 
 UNSUPPORTED_VERBS: Mapping[str, str] = {
-    "page-server": "copy the images directory to the other host instead",
     "lazy-pages": "restore without it, all pages are there before a restored task runs",
     "cpuinfo": "restore checks the register state in the images against the CPU itself",
     "service": "start a command for each dump and restore instead",

@@ -9,15 +9,15 @@ import os
 import signal
 import sys
 from dataclasses import dataclass
-from typing import Callable, NoReturn
+from typing import Callable, NoReturn, Optional
 from collections.abc import Mapping, Sequence
 
 from ..action_script import ActionScripts, ActionScriptError
 from ..errors import UsageError
-from ..options import DumpOptions, Hook, RestoreOptions, no_hook
+from ..options import DumpOptions, Hook, PageServerOptions, RestoreOptions, no_hook
 from .line_log import LineLog
 from .pidfile import check_pidfile, with_pidfile
-from .settings import Settings
+from .settings import Settings, tls_options
 from .stats import dump_stats, restore_stats
 from .status_fd import check_status_fd, report_ready
 
@@ -100,8 +100,18 @@ def _dump_options(session: Session) -> DumpOptions:
         link_remap=settings.link_remap,
         timeout=settings.timeout,
         force=settings.force,
+        page_server=_page_server_options(settings),
         hook=session.hook(),
     )
+
+
+def _page_server_options(settings: Settings) -> Optional[PageServerOptions]:
+    if not settings.page_server and settings.ps_socket < 0:
+        return None
+    if settings.ps_socket < 0 and not settings.port:
+        raise UsageError("--page-server needs a port; name it with --port")
+    tls = tls_options(settings) if settings.ps_socket < 0 else None  # as in CRIU: who gives a socket has seen to that
+    return PageServerOptions(settings.address, settings.port, settings.ps_socket, tls)
 
 
 def restore(session: Session) -> int:
@@ -179,6 +189,13 @@ def _wait_for_children() -> None:
             signal.signal(signum, handler)
 
 
+def page_server(session: Session) -> int:
+    """Receive the pages of a dump."""
+    from .page_server import serve
+
+    return serve(session.settings, session.images_dir, session.log)
+
+
 def dedup(session: Session) -> int:
     """Free in the parents of the images dir what it replaces."""
     from ..dedup import dedup as dedup_images
@@ -240,5 +257,6 @@ VERBS: Mapping[str, Callable[[Session], int]] = {
     "pre-dump": pre_dump,
     "restore": restore,
     "dedup": dedup,
+    "page-server": page_server,
     "check": check,
 }

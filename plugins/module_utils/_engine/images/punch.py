@@ -18,7 +18,7 @@ from ..kernel.syscall import syscall
 from .chain import Dump
 from .checksum import stretches_of
 from .fault import fault, faults
-from .manifest import CRIU, Manifest, PagesRecord, write_manifest
+from .manifest import CRIU, Manifest, PagesRecord, rewrite_pages
 from .pagemap import PAGE_SIZE
 from .ranges import Range, difference, intersection, total, union
 from .verification import blank_bytes, checksummer_for, verify_stretch
@@ -90,7 +90,7 @@ def without(superfluous: Superfluous) -> Manifest:
 def punch(superfluous: Superfluous, manifest: Manifest) -> None:
     """Write MANIFEST, made by `without`, then free the pages. Raises ImagesError."""
     dump = superfluous.dump
-    write_manifest(dump.path, manifest)
+    rewrite_pages(dump.path, manifest)
     for name, ranges in superfluous.pages.items():
         path = os.path.join(dump.path, name)
         with faults("write", path):
@@ -107,12 +107,12 @@ def _without(path: str, manifest: Manifest, record: PagesRecord, ranges: Sequenc
     fresh = tuple(difference(ranges, record.gone))
     checksums = list(record.stretches)
     if checksums and fresh:
-        checksummer = checksummer_for(manifest, path)
+        checksummer = checksummer_for(manifest, path, record.algorithm)
         with faults("read", path), open(path, "rb") as file:
             for index in _touched(fresh):
                 verify_stretch(path, file.fileno(), checksummer, record, index)
                 checksums[index] = checksummer.stretch(file.fileno(), record.size, index, blank_bytes(gone, index))
-    return PagesRecord(record.size, tuple(checksums), gone)
+    return replace(record, stretches=tuple(checksums), gone=gone)
 
 
 def _touched(ranges: Sequence[Range]) -> list[int]:

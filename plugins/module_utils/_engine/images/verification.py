@@ -13,7 +13,7 @@ from ..errors import ChainError
 from .checksum import STRETCH, Checksummer, available
 from .fault import fault
 from .magic import kind_of
-from .manifest import Manifest, PagesRecord
+from .manifest import STILLFRAME, Manifest, PagesRecord
 from .pagemap import PAGE_SIZE
 from .ranges import Range
 
@@ -30,8 +30,8 @@ def verify_images(images_dir: str, manifest: Manifest | None) -> None:
 
 def verify_image(images_dir: str, manifest: Manifest | None, name: str) -> None:
     """Check image NAME alone as `verify_images` does."""
-    if manifest is not None and manifest.images:
-        file_name = name + kind_of(name).suffix
+    file_name = name + kind_of(name).suffix
+    if manifest is not None and (file_name in manifest.images or (manifest.images and manifest.made_by == STILLFRAME)):
         _verify_file(os.path.join(images_dir, file_name), file_name, manifest)
 
 
@@ -40,7 +40,7 @@ def verify_pages(path: str, manifest: Manifest | None, stretches: Iterable[int])
     record = manifest.pages.get(os.path.basename(path)) if manifest else None
     if manifest is None or record is None or not record.stretches:
         return
-    checksummer = checksummer_for(manifest, path)
+    checksummer = checksummer_for(manifest, path, record.algorithm)
     try:
         with open(path, "rb") as file:
             _check_size(path, os.fstat(file.fileno()).st_size, record.size)
@@ -69,20 +69,24 @@ def blank_bytes(gone: Sequence[Range], index: int) -> list[Range]:
     return [(start * PAGE_SIZE, end * PAGE_SIZE) for start, end in touching]
 
 
-def checksummer_for(manifest: Manifest, path: str) -> Checksummer:
-    """Return a checksummer for the checksums that MANIFEST has of PATH. Raises ChainError when this Python has none."""
+def checksummer_for(manifest: Manifest, path: str, algorithm: str = "") -> Checksummer:
+    """Return a checksummer for the checksums that MANIFEST has of PATH, by its own ALGORITHM if it has one.
+
+    Raises ChainError when this Python has none.
+    """
     if manifest.stretch != STRETCH:
         raise ChainError(f"{path} has checksums of {manifest.stretch} bytes each, not {STRETCH}; use the Stillframe that made the dump")
-    if not available(manifest.algorithm):
-        raise ChainError(f"{path} has {manifest.algorithm} checksums that this Python cannot compute; install its xxhash module")
-    return Checksummer(manifest.algorithm)
+    algorithm = algorithm or manifest.algorithm
+    if not available(algorithm):
+        raise ChainError(f"{path} has {algorithm} checksums that this Python cannot compute; install its xxhash module")
+    return Checksummer(algorithm)
 
 
 def _verify_file(path: str, name: str, manifest: Manifest) -> None:
     record = manifest.images.get(name)
     if record is None:
         raise ChainError(f"{path} was not there when the dump was made; use another copy of the dump")
-    checksummer = checksummer_for(manifest, path)
+    checksummer = checksummer_for(manifest, path, record.algorithm)
     try:
         with open(path, "rb") as file:
             _check_size(path, os.fstat(file.fileno()).st_size, record.size)

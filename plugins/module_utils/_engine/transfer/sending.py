@@ -22,14 +22,14 @@ from .wire import DATA, IMAGE, PAGES, Link
 _Pieces = List[tuple[int, int]]
 
 
-class SentPages(PagesFile):
+class StreamedPages(PagesFile):
     """Takes the place of one pages file."""
 
     def __init__(self, link: Link, path: str, algorithm: str, runs: PageRuns) -> None:
         super().__init__(path, algorithm, runs)
         self._link = link
 
-    def __enter__(self) -> SentPages:
+    def __enter__(self) -> StreamedPages:
         return self
 
     def __exit__(self, *exc: object) -> None:

@@ -52,7 +52,7 @@ class SharedMemory:
     def copy(self, first_id: int, objects: Sequence[SharedObject]) -> None:
         """Write the content of OBJECTS, from pages file FIRST_ID on; the tree stands still. Raises ImagesError, OSError."""
         for pages_id, (shmid, local) in enumerate(objects, start=first_id):
-            runs = tuple(Run(start, (end - start) // PAGE_SIZE, False) for start, end in _filled(local))
+            runs = filled_runs(local)
             self._copy(local, runs, pages_path(self._images_dir, pages_id))
             self._objects.append(_Object(shmid, pages_id, runs))
 
@@ -88,6 +88,11 @@ def _send(target: int, source: int, start: int, end: int) -> None:
         if not done:
             return  # the object ends within its last page
         start += done
+
+
+def filled_runs(local: int) -> Tuple[Run, ...]:
+    """Return the runs of pages of LOCAL that hold data. Raises OSError."""
+    return tuple(Run(start, (end - start) // PAGE_SIZE, False) for start, end in _filled(local))
 
 
 def _filled(fd: int) -> Iterator[Tuple[int, int]]:
