@@ -124,7 +124,8 @@ class _Move:
                 stack.enter_context(self._ground)
                 self._check_needs()
                 message("core_entry")  # builds the whole schema, once: not in the stop
-                self._take(Incoming(directory))
+                with Incoming(directory) as incoming:
+                    self._take(incoming)
                 result = restore(self._restore_options(directory), self._log, self._ground)
         except EngineError as error:
             self._give_up(error)

@@ -39,13 +39,21 @@ class PrivateDirectory:
 
 
 class Incoming:
-    """Image files while they come, one after the other. `close` in the end."""
+    """Image files while they come, one after the other. A context manager."""
 
     def __init__(self, directory: str) -> None:
         self._directory = directory
         self._fd = -1
         self._left = 0
         self._count = 0
+
+    def __enter__(self) -> Incoming:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
 
     def begin(self, name: str, size: int) -> None:
         """Begin file NAME of SIZE bytes. Raises MoveError for a name that no image has, or that came before."""
