@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from victim import PATIENCE, PROGRAMS, Lab, Victim, until
+from victim import PATIENCE, PROGRAMS, Lab, Victim, engine, until
 
 _HOST = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child", "sh", "-c", '"$@" & wait $!; : > "$0"; exec sleep infinity']
 """The first process of a host outlives the receiver, and makes a file when that has ended."""
@@ -83,6 +83,15 @@ def _program(pid: int) -> str:
 def host(lab: Lab, name: str = "host", **values: Any) -> Host:
     """Start a host with a receiver that waits; VALUES as `mover.py` takes them."""
     return _start(lab, _HOST, name, values)
+
+
+def host_by_command(lab: Lab, *words: object) -> tuple[Host, str]:
+    """Start a host on which bin/stillframe runs with WORDS; return it, and the first line that is written there."""
+    output, ended = lab.folder / "command.output", lab.folder / "command.ended"
+    with open(output, "wb") as written:
+        started = lab.spawn([*_HOST, str(ended), *engine(*words)], stdout=written, stderr=written)
+    until(lambda: b"\n" in output.read_bytes() or started.poll() is not None, "the receiver does not come up")
+    return Host(lab.folder, started, output, ended), output.read_text().splitlines()[0]
 
 
 def _start(lab: Lab, prefix: list[str], name: str, values: dict[str, Any], process: Any = None) -> Host:

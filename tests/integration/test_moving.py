@@ -5,14 +5,16 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from _engine.transfer.tls import make_certificate
 
 import look
 import moving
-from victim import Lab, Victim
+from victim import Lab, Victim, until
 
 _KEEN = {"max_downtime": 0.000001}
 """More rounds than one."""
@@ -169,5 +171,25 @@ def test_a_destination_that_is_killed_at_the_decision(lab: Lab, when: str) -> No
             assert_moved(victim, there)
         else:
             assert_stayed(victim, there)
+    finally:
+        there.end()
+
+
+@pytest.mark.skipif(not shutil.which("openssl"), reason="no openssl here")
+def test_the_command_line_and_tls(lab: Lab) -> None:
+    for name in ("source", "destination", "stranger"):
+        (lab.folder / name).mkdir()
+    here, other, stranger = (make_certificate(str(lab.folder / name)) for name in ("source", "destination", "stranger"))
+    victim = lab.start("writer")
+    options = ["--tls", f"--tls-cert={other.cert}", f"--tls-key={other.key}", f"--tls-peer-cert={here.cert}"]
+    there, line = moving.host_by_command(lab, "receive", *options, "--restore-detached")
+    try:
+        port = line.split()[-1]
+        way = ["--tree", victim.pid, "--port", port, "--tls", f"--tls-peer-fingerprint={other.fingerprint}"]
+        refused = lab.engine("migrate", *way, f"--tls-cert={stranger.cert}", f"--tls-key={stranger.key}")
+        assert refused.returncode == 1 and victim.ask() == "ok"
+        lab.run("migrate", *way, f"--tls-cert={here.cert}", f"--tls-key={here.key}", "--max-downtime=1", "--max-rounds=2")
+        until(there.ended.exists, "the receiver does not end")
+        assert_moved(victim, there)
     finally:
         there.end()

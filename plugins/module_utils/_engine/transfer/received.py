@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 from ..errors import ImagesError, KernelError, MoveError
 from ..images.chain import Chain, Extent, as_chain_error, open_chain
@@ -88,8 +89,12 @@ class Incoming:
                 raise MoveError("an image ended before it was whole; move again")
 
 
+@dataclass(frozen=True)
 class ReceivedChain(Chain):
     """The images of the last round. The pages that their pagemaps leave to a parent are in memory already."""
+
+    known: dict[str, tuple[list[Extent], list[Range]]] = field(default_factory=dict)
+    """What `_read` has found: the tree stands still while it is asked for, more than once."""
 
     @staticmethod
     def open(path: str) -> ReceivedChain:
@@ -97,20 +102,27 @@ class ReceivedChain(Chain):
         return ReceivedChain(open_chain(path, verify=False).dumps)
 
     def _pieces(self, name: str) -> Iterator[Extent]:
-        yield from self._runs(name, in_parent=False)
+        return iter(self._read(name)[0])
 
     def counted_on(self, name: str) -> list[Range]:
         """Return the addresses whose pages pagemap NAME leaves to the rounds before. Raises ChainError."""
-        found = self._runs(name, in_parent=True)
-        return list(merged((one.start, one.start + one.pages * PAGE_SIZE) for one in found))
+        return self._read(name)[1]
 
-    def _runs(self, name: str, in_parent: bool) -> Iterator[Extent]:
-        cursor = Cursor(self.top.path, self.top.manifest, name)
-        try:
-            for run, first in cursor.steps():
-                if run.in_parent == in_parent:
-                    yield Extent(run.start, run.pages, cursor.pages_path, 0 if in_parent else first * PAGE_SIZE)
-        except ImagesError as error:
-            raise as_chain_error(error) from error
-        finally:
-            cursor.close()
+    def _read(self, name: str) -> tuple[list[Extent], list[Range]]:
+        """Return where the pages of pagemap NAME are: in the images, and in memory."""
+        if name not in self.known:
+            cursor = Cursor(self.top.path, self.top.manifest, name)
+            here: list[Extent] = []
+            there: list[Range] = []
+            try:
+                for run, first in cursor.steps():
+                    if run.in_parent:
+                        there.append((run.start, run.end))
+                    else:
+                        here.append(Extent(run.start, run.pages, cursor.pages_path, first * PAGE_SIZE))
+            except ImagesError as error:
+                raise as_chain_error(error) from error
+            finally:
+                cursor.close()
+            self.known[name] = here, list(merged(there))
+        return self.known[name]
