@@ -23,7 +23,7 @@ _KEEN = {"max_downtime": 0.000001}
 @pytest.fixture
 def there(lab: Lab) -> Iterator[moving.Host]:
     """Another host, with a receiver that waits."""
-    host = moving.host(lab, options={"decision_timeout": 2})
+    host = moving.host(lab, options={"decision_timeout": 1})
     try:
         yield host
     finally:
@@ -63,7 +63,7 @@ def test_a_program_that_writes_on_moves_in_rounds(lab: Lab, there: moving.Host) 
     assert assert_moved(victim, there).ask() == "ok"
 
 
-@pytest.mark.parametrize("event", ["drop", "move", "protect", "exec", "close", "fork"])
+@pytest.mark.parametrize("event", ["drop", "move", "fork"])
 def test_what_befalls_memory_before_a_move(lab: Lab, there: moving.Host, event: str) -> None:
     victim = lab.start("writer")
     assert victim.ask(event) == ("ready" if event == "exec" else "ok")
@@ -89,12 +89,8 @@ def test_what_moves_is_the_same(lab: Lab, there: moving.Host, program: str) -> N
     assert_moved(victim, there)
 
 
-_EARLY = ["needs", "tree", "areas", "pages", "round-end", "image", "final"]
-
-
-@pytest.mark.parametrize("what", ["kill", "cut"])
-@pytest.mark.parametrize("frame", _EARLY)
-def test_a_source_that_fails_before_the_decision(lab: Lab, there: moving.Host, frame: str, what: str) -> None:
+@pytest.mark.parametrize(("what", "frame"), [("kill", "tree"), ("cut", "pages"), ("cut", "round-end"), ("kill", "image"), ("cut", "final")])
+def test_a_source_that_fails_before_the_decision(lab: Lab, there: moving.Host, what: str, frame: str) -> None:
     victim = lab.start("writer")
     moved = moving.move(victim, there, fault=f"{what} {frame} after", options=_KEEN)
     assert "stop" not in moved
@@ -104,11 +100,10 @@ def test_a_source_that_fails_before_the_decision(lab: Lab, there: moving.Host, f
         assert look.TRACKER not in [str(path.readlink()) for path in Path(f"/proc/{victim.pid}/fd").iterdir()]
 
 
-@pytest.mark.parametrize("what", ["kill", "cut"])
-@pytest.mark.parametrize("when", ["obstacles before", "applied before", "ready before"])
-def test_a_destination_that_fails_before_the_decision(lab: Lab, when: str, what: str) -> None:
+@pytest.mark.parametrize("fault", ["cut obstacles before", "kill applied before", "kill ready before", "cut ready before"])
+def test_a_destination_that_fails_before_the_decision(lab: Lab, fault: str) -> None:
     victim = lab.start("writer")
-    there = moving.host(lab, fault=f"{what} {when}", options={"decision_timeout": 2})
+    there = moving.host(lab, fault=fault, options={"decision_timeout": 1})
     try:
         moved = moving.move(victim, there, options=_KEEN)
         assert "stop" not in moved and moved["kind"] != "InDoubt", moved

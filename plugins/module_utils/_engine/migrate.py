@@ -22,7 +22,6 @@ from . import dump as dumping
 from . import pre_dump as pre_dumping
 from .clock import Clock
 from .errors import EngineError, MoveError
-from .images.chain import open_chain
 from .images.checksum import CRC32, available, fastest
 from .images.directory import DumpDirectory
 from .images.manifest import PRE_DUMP
@@ -181,7 +180,7 @@ class _Move:
             directory.commit(inventory(manifest.id, track_mem=True, pre_dump=True), manifest)
             trackers.remember(manifest.id)
             pages = memory.figures().written
-        self._sent = SentChain(open_chain(options.images_dir, verify=False).dumps) if kept else None
+        self._sent = SentChain.open(options.images_dir) if kept else None
         since = self._rounds[-1].time if self._rounds else 0
         rate = pages * 1_000_000 // since if since else 0
         return RoundFigures(number, pages, self._link.bytes_sent - sent_before, clock.between("start", "end"), rate)

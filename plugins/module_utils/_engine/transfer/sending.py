@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import List, Optional
 
 from ..errors import TargetError
-from ..images.chain import Chain, Extent
+from ..images.chain import Chain, Extent, open_chain
 from ..images.checksum import STRETCH
+from ..images.image import ImagesDir
 from ..images.manifest import PagesRecord
+from ..images.pagemap import Run, iterate_runs
+from ..images.ranges import merged
 from ..kernel.memory import MemoryReader
 from ..kernel.pagemap import PAGE_SIZE
 from ..resources.memory.pages import PageRuns, PagesFile
@@ -98,12 +102,31 @@ def _readable(reader: MemoryReader, buffer: memoryview, addresses: Sequence[int]
     return pieces, at
 
 
+@dataclass(frozen=True)
 class SentChain(Chain):
     """What the rounds so far have sent, as the parent of the next one: which pages, but not their content."""
+
+    sent: dict[str, list[Run]] = field(default_factory=dict)
+    """By pagemap, neighbouring pages joined: read ahead, for the tree stands still when the last round asks for it."""
+
+    @staticmethod
+    def open(path: str) -> SentChain:
+        """Return what the rounds up to that in directory PATH have sent. Raises ImagesError."""
+        dumps = open_chain(path, verify=False).dumps
+        return SentChain(dumps, {name: list(_joined(dumps[0].images, name)) for name in dumps[0].pagemaps()})
+
+    def runs_of(self, name: str) -> Iterator[Run]:
+        """Yield the pages that were sent."""
+        return iter(self.sent.get(name, ()))
 
     def iterate_extents(self, name: str) -> Iterator[Extent]:
         """Yield nothing: no page is here to be compared with, so what no tracker tells is sent again."""
         return iter(())
+
+
+def _joined(images: ImagesDir, name: str) -> Iterator[Run]:
+    for start, end in merged((run.start, run.end) for run in iterate_runs(images, name)):
+        yield Run(start, (end - start) // PAGE_SIZE, False)
 
 
 def send_images(link: Link, directory: str) -> None:

@@ -18,7 +18,7 @@ from ...images.chain import Chain
 from ...images.checksum import fastest
 from ...images.directory import DumpDirectory
 from ...images.manifest import PagesRecord
-from ...images.pagemap import PAGE_SIZE, iterate_runs, pages_path, write_runs
+from ...images.pagemap import PAGE_SIZE, Run, pages_path, write_runs
 from ...kernel import procfs
 from ...kernel.prctl import PR_GET_CHILD_SUBREAPER
 from ...options import DumpOptions
@@ -304,7 +304,7 @@ class _Coverage:
 
     def __init__(self, parent: Optional[Chain], pid: int) -> None:
         name = parent.top.covered(pid) if parent is not None and pid else ""
-        self._runs = iterate_runs(parent.top.images, name) if parent is not None and name else iter(())
+        self._runs: Iterator[Run] = parent.runs_of(name) if parent is not None and name else iter(())
         self._run = next(self._runs, None)
 
     def split(self, start: int, end: int) -> Iterator[Tuple[int, int, bool]]:
