@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,9 +81,9 @@ def _program(pid: int) -> str:
         return "/python"
 
 
-def host(lab: Lab, name: str = "host", **values: Any) -> Host:
-    """Start a host with a receiver that waits; VALUES as `mover.py` takes them."""
-    return _start(lab, _HOST, name, values)
+def host(lab: Lab, name: str = "host", prefix: Sequence[str] = (), **values: Any) -> Host:
+    """Start a host, by PREFIX, with a receiver that waits; VALUES as `mover.py` takes them."""
+    return _start(lab, [*prefix, *_HOST], name, values)
 
 
 def host_by_command(lab: Lab, *words: object) -> tuple[Host, str]:
@@ -105,9 +106,9 @@ def _start(lab: Lab, prefix: list[str], name: str, values: dict[str, Any], proce
     return Host(socket, process or started, output, ended)
 
 
-def move(victim: Victim, to: Host, **values: Any) -> dict[str, Any]:
-    """Move VICTIM; return what the source wrote: nothing when it was killed."""
-    return _mover("migrate", str(to.socket), str(victim.pid), json.dumps(values))
+def move(victim: Victim, to: Host, prefix: Sequence[str] = (), **values: Any) -> dict[str, Any]:
+    """Move VICTIM; return what the source, run by PREFIX, wrote: nothing when it was killed."""
+    return _mover("migrate", str(to.socket), str(victim.pid), json.dumps(values), prefix=prefix)
 
 
 def settle(session: str, to: Host) -> dict[str, Any]:
@@ -121,8 +122,8 @@ def undecided(victim: Victim) -> str:
     return found[0].stem.partition("source-")[2]
 
 
-def _mover(*words: str) -> dict[str, Any]:
-    command = [sys.executable, str(PROGRAMS / "mover.py"), *words]
+def _mover(*words: str, prefix: Sequence[str] = ()) -> dict[str, Any]:
+    command = [*prefix, sys.executable, str(PROGRAMS / "mover.py"), *words]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert "Traceback" not in done.stderr, done.stderr
     lines = done.stdout.splitlines()

@@ -73,6 +73,19 @@ def test_what_befalls_memory_before_a_move(lab: Lab, there: moving.Host, event: 
         assert arrived.ask("end child") == "ok"
 
 
+@pytest.mark.parametrize("event", ["fork", "end child"])
+def test_a_tree_that_changes_between_the_rounds_and_the_stop(lab: Lab, there: moving.Host, event: str) -> None:
+    victim = lab.start("writer")
+    if event == "end child":
+        assert victim.ask("fork") == "ok"
+    ask = f"exec 3<>{victim.directory}/ask 4<>{victim.directory}/answer; echo {event} >&3; read answer <&4; test $answer = ok"
+    moved = moving.move(victim, there, hooks={"pre-freeze": ask}, options=_KEEN)
+    assert len(moved["pids"]) == len(there.tree()) == (2 if event == "fork" else 1), moved
+    arrived = assert_moved(victim, there)
+    if event == "fork":
+        assert arrived.ask("end child") == "ok"
+
+
 @pytest.mark.parametrize("program", ["memory", "threads", "shared_memory"])
 def test_what_moves_is_the_same(lab: Lab, there: moving.Host, program: str) -> None:
     victim = lab.start(program, "lenient", rseq=True) if program == "threads" else lab.start(program)

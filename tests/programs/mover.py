@@ -13,6 +13,7 @@ import logging
 import os
 import signal
 import socket
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -74,6 +75,16 @@ def break_at(fault: str) -> None:
     wire.Link.send = send  # type: ignore[method-assign]
 
 
+def hook(commands: dict[str, str]) -> Callable[[str, Any], None]:
+    """Return what runs the command that COMMANDS have for a stage."""
+
+    def run(stage: str, environment: Any) -> None:
+        if stage in commands:
+            subprocess.run(commands[stage], shell=True, check=True)
+
+    return run
+
+
 def main(verb: str, path: str, *words: str) -> int:
     """Do as told; return the exit status."""
     logging.basicConfig(level=logging.INFO, stream=sys.stderr)
@@ -81,14 +92,15 @@ def main(verb: str, path: str, *words: str) -> int:
     values = json.loads(words[-1])
     if values.get("fault"):
         break_at(values["fault"])
+    options = {**values.get("options", {}), "hook": hook(values.get("hooks", {}))}
     try:
         if verb == "receive":
-            result: Any = receive(ReceiveTreeOptions(**values.get("options", {})), listener(path), log)
+            result: Any = receive(ReceiveTreeOptions(**options), listener(path), log)
         elif verb == "settle":
             print(json.dumps({"runs": settle(words[0], connector(path), 20)}), flush=True)
             return 0
         else:
-            result = migrate(MigrateOptions(int(words[0]), **values.get("options", {})), connector(path), log)
+            result = migrate(MigrateOptions(int(words[0]), **options), connector(path), log)
     except EngineError as error:
         print(json.dumps({"error": str(error), "kind": type(error).__name__}), flush=True)
         return 1

@@ -126,6 +126,7 @@ class _Move:
                 message("core_entry")  # builds the whole schema, once: not in the stop
                 with Incoming(directory) as incoming:
                     self._take(incoming)
+                self._options.hook("pre-restore", {})  # before it is looked whether the tree's addresses are here
                 result = restore(self._restore_options(directory), self._log, self._ground)
         except EngineError as error:
             self._give_up(error)
@@ -196,6 +197,8 @@ class _Move:
 
     def _hook(self, stage: str, environment: Mapping[str, str]) -> None:
         """Run the user's hook; with all built, let the source decide."""
+        if stage == "pre-restore":
+            return
         try:
             self._options.hook(stage, environment)
         except EngineError as error:
