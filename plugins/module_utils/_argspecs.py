@@ -68,3 +68,12 @@ PAGE_SERVER: ArgumentSpec = {
     **TLS,
 }
 """Where a dump sends its pages."""
+
+MOVE: ArgumentSpec = {
+    "address": {"type": "str", "default": "127.0.0.1"},
+    "port": {"type": "int", "required": True},
+    "log_file": {"type": "path"},
+    "action_script": {"type": "list", "elements": "path", "default": []},
+    "link_timeout": {"type": "float", "default": 30},
+}
+"""What both ends of a move take."""

@@ -16,12 +16,12 @@ from ._argspecs import ONE_PROCESS, ArgumentSpec
 from ._engine.action_script import ActionScripts
 from ._engine.cli.line_log import LineLog, open_log
 from ._engine.errors import EngineError, UsageError
-from ._engine.options import DumpOptions, PageServerOptions, RestoreOptions
+from ._engine.options import DumpOptions, MigrateOptions, PageServerOptions, ReceiveTreeOptions, RestoreOptions
 
 if TYPE_CHECKING:
     from ._engine.transfer.tls import TlsOptions
 
-Options = TypeVar("Options", DumpOptions, RestoreOptions)
+Options = TypeVar("Options", DumpOptions, RestoreOptions, MigrateOptions, ReceiveTreeOptions)
 VERBOSITY = 4
 """Everything goes to the log file, where there is one."""
 

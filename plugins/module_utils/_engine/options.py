@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import socket
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Callable, Mapping, Optional
 
@@ -117,3 +118,57 @@ class RestoreOptions:
     file_validation: str = "buildid"
     """filesize or buildid."""
     hook: Hook = field(default=no_hook, compare=False)
+
+
+Connect = Callable[[float], socket.socket]
+"""Returns a socket that leads to the other end, authenticated if it is to be; waits for that many seconds at most. Raises OSError."""
+
+
+@dataclass(frozen=True)
+class MigrateOptions:
+    """Options of `migrate`."""
+
+    tree: int
+    max_downtime: float = 0.1
+    """Seconds: the rounds end when the rest is expected to be sent in this time."""
+    max_rounds: int = 10
+    bandwidth_limit: int = 0
+    """Bytes a second; 0 for none."""
+    tracker: str = "auto"
+    """auto, uffd_wp, soft_dirty or compare."""
+    shell_job: bool = False
+    file_locks: bool = False
+    ext_unix_sk: bool = False
+    manage_cgroups: str = "auto"
+    tcp_established: bool = False
+    tcp_close: bool = False
+    skip_in_flight: bool = False
+    ghost_limit: int = 1 << 20
+    timeout: float = 10.0
+    """Seconds allowed for stopping the tree."""
+    link_timeout: float = 30.0
+    """Seconds until an end that says nothing counts as lost."""
+    decision_timeout: float = 60.0
+    """Seconds to find out what became of the tree when the connection was lost at the decision."""
+    hook: Hook = field(default=no_hook, compare=False)
+    """Called with pre-freeze and post-freeze."""
+
+
+@dataclass(frozen=True)
+class ReceiveTreeOptions:
+    """Options of `receive`."""
+
+    shell_job: bool = False
+    file_locks: bool = False
+    ext_unix_sk: bool = False
+    manage_cgroups: str = "auto"
+    tcp_established: bool = False
+    tcp_close: bool = False
+    track_mem: bool = False
+    restore_sibling: bool = False
+    file_validation: str = "buildid"
+    link_timeout: float = 30.0
+    decision_timeout: float = 30.0
+    """Seconds that a tree which is ready waits for a lost source; less than the source's own."""
+    hook: Hook = field(default=no_hook, compare=False)
+    """Called with pre-restore, post-restore, pre-resume and post-resume."""

@@ -8,20 +8,19 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import Any, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Container, Dict, List, Optional, Protocol, Tuple
 
 from .clock import Clock
+from .creation import carry_out
 from .errors import ChainError, ImagesError, Obstacle, RestoreError, UsageError
 from .images.chain import Chain, Extent, open_chain
-from .kernel import procfs
 from .kernel.mount import CLONE_NEWNS
 from .options import RestoreOptions
 from .release import Release
-from .resources import attributes, core, pstree, seccomp, sharing, zombies
+from .resources import attributes, core, numbers, pstree, seccomp, sharing, zombies
 from .resources.cgroups import CgroupsRestore
 from .resources.files.restore import FilesRestore
 from .resources.fs import restore_fs
@@ -40,8 +39,6 @@ from .tracee.tracee import Tracee
 from .tracking import soft_dirty, state, uffd_wp
 from .tracking.trackers import NONE, armable
 
-_REAPING_TIME, _REAPING_STEP = 5.0, 0.01
-"""Seconds."""
 _ALL_DESCRIPTORS = (1 << 32) - 1
 
 
@@ -90,19 +87,61 @@ class Source:
         return next(other for other in reversed(self.tasks) if other.files_id == task.files_id) is task
 
 
-def restore(options: RestoreOptions, log: logging.Logger) -> RestoreResult:
+class Basis(Protocol):
+    """What a restore builds on: nothing (`Anew`), or processes that are there already, with most of their memory."""
+
+    stubs: Stubs
+
+    @property
+    def numbers(self) -> Container[int]:
+        """The PIDs that are in use because they are these processes'."""
+
+    def open(self, images_dir: str) -> Chain:
+        """Return the images. Raises ChainError."""
+
+    def create(self, source: Source, inherited: Inherited, options: RestoreOptions) -> None:
+        """Let all processes be there, with the descriptors INHERITED. Raises RestoreError."""
+
+    def build(self, leader: Tracee, task: TaskImages, inherited: Inherited, emptied: Optional[memory.Emptied] = None) -> int:
+        """Let TASK have its memory; return the pages read. EMPTIED is told of what it has by then. Raises OSError, RestoreError."""
+
+
+class Anew:
+    """The basis that is nothing: all is made from the images."""
+
+    numbers: Tuple[int, ...] = ()
+
+    def __init__(self) -> None:
+        self.stubs = Stubs()
+
+    def open(self, images_dir: str) -> Chain:
+        """Return the images with all their parents."""
+        return open_chain(images_dir, verify=False)
+
+    def create(self, source: Source, inherited: Inherited, options: RestoreOptions) -> None:
+        """Create all processes."""
+        create(source, self.stubs, inherited, options)
+
+    def build(self, leader: Tracee, task: TaskImages, inherited: Inherited, emptied: Optional[memory.Emptied] = None) -> int:
+        """Build the memory of TASK."""
+        return memory.build(leader, task.mm, task.extents, inherited.pages, inherited.of_mapping, emptied=emptied)
+
+
+def restore(options: RestoreOptions, log: logging.Logger, basis: Optional[Basis] = None) -> RestoreResult:
     """Restore the tree in options.images_dir. Its root is then a child of ours, or with restore_sibling one of our parent.
 
+    BASIS: what is there of it already; None for nothing.
     Raises EngineError; then nothing of the tree is left, and nothing on the machine was changed.
     """
     clock = Clock()
-    source = read(options)
+    basis = basis or Anew()
+    source = read(options, basis.open(options.images_dir))
     with ExitStack() as stack:
         mounts = stack.enter_context(MountsRestore(source.chain.top.images, [task.pid for task in source.tasks]))
         files = stack.enter_context(FilesRestore(mounts.images, options, mounts))
         cgroups = stack.enter_context(CgroupsRestore(source.chain.top.images, options.manage_cgroups))
         sysv = stack.enter_context(SysvRestore(source.chain.top.images))
-        obstacles = find_obstacles(options, source, files, mounts, cgroups) + list(sysv.check())
+        obstacles = find_obstacles(options, source, files, mounts, cgroups, basis.numbers) + list(sysv.check())
         if obstacles:
             raise RestoreError("; ".join(map(str, obstacles)), obstacles)
         release = Release(source.chain) if options.auto_dedup else None
@@ -113,9 +152,9 @@ def restore(options: RestoreOptions, log: logging.Logger) -> RestoreResult:
         mounts.run(files.open)
         sysv.open(source.chain)
         inherited = Inherited(source, files, mounts)
-        stubs = stack.enter_context(Stubs())
+        stubs = stack.enter_context(basis.stubs)
         clock.mark("forking")
-        create(source, stubs, inherited, options)
+        basis.create(source, inherited, options)
         for task in source.tasks:
             cgroups.move_process(stubs.leaders[task.pid], task.cores[0])
         clock.mark("forked")
@@ -123,7 +162,7 @@ def restore(options: RestoreOptions, log: logging.Logger) -> RestoreResult:
             stack.enter_context(release).begin()
         with ThreadPoolExecutor(1) as beside:
             verification = beside.submit(source.chain.verify_pages if release is None else _nothing)
-            pages = sum(fill(task, stubs, files, inherited, release) for task in source.tasks)
+            pages = sum(fill(task, basis, files, inherited, release) for task in source.tasks)
             for task in filter(source.is_last_of_table, source.tasks):  # until then tables hold what is inherited, for all who share them
                 _place_descriptors(task, stubs.leaders[task.pid], files)
             verification.result()  # nothing has run yet of what was filled
@@ -177,7 +216,7 @@ def _finish(release: Release, warnings: List[str]) -> int:
 
 def plan(options: RestoreOptions) -> RestorePlan:
     """Tell what `restore` would do, or why it can't. Raises EngineError when the images cannot be used at all. Touches nothing."""
-    source = read(options)
+    source = read(options, open_chain(options.images_dir, verify=False))
     source.chain.verify_pages()
     images = source.chain.top.images
     with ExitStack() as stack:
@@ -190,11 +229,10 @@ def plan(options: RestoreOptions) -> RestorePlan:
     return RestorePlan(source.chain.dump_id, pids[0], pids, not obstacles, tuple(obstacles))
 
 
-def read(options: RestoreOptions) -> Source:
-    """Read the images, and verify all but the pages, which takes time. Raises ChainError, ImagesError."""
+def read(options: RestoreOptions, chain: Chain) -> Source:
+    """Read the images of CHAIN, and verify all but the pages, which takes time. Raises ChainError, ImagesError."""
     if options.auto_dedup and options.track_mem:
         raise UsageError("auto_dedup and track_mem exclude each other: no dump can build on images that are freed; leave one out")
-    chain = open_chain(options.images_dir, verify=False)
     chain.verify_images()
     if chain.obstacle():
         raise ChainError(chain.obstacle())
@@ -222,13 +260,17 @@ def read(options: RestoreOptions) -> Source:
 
 
 def find_obstacles(
-    options: RestoreOptions, source: Source, files: FilesRestore, mounts: MountsRestore, cgroups: CgroupsRestore
+    options: RestoreOptions,
+    source: Source,
+    files: FilesRestore,
+    mounts: MountsRestore,
+    cgroups: CgroupsRestore,
+    own: Container[int] = (),
 ) -> List[Obstacle]:
-    """Return all that stands in the way of the restore, as far as it can be known before. Touches nothing."""
+    """Return all that stands in the way of the restore, as far as it can be known before; the numbers OWN are ours. Touches nothing."""
     obstacles = list(pstree.check_restore(source.hierarchy, options.shell_job))
-    numbers = [tid for task in source.hierarchy.tasks for tid in {task.pid, *task.threads}]
-    _await_reaping(numbers)
-    obstacles += [obstacle for tid in numbers for obstacle in _taken(tid)]
+    wanted = [tid for task in source.hierarchy.tasks for tid in {task.pid, *task.threads}]
+    obstacles += numbers.check(tid for tid in wanted if tid not in own)
     if not obstacles:
         obstacles += pstree.check_helpers(source.hierarchy, options.shell_job)
         obstacles += sharing.check(source.hierarchy, options.shell_job, source.shared)
@@ -239,25 +281,6 @@ def find_obstacles(
         obstacles += cgroups.check(images.pid, images.cores[0])
         obstacles += memory.check_vdso(images.pid, images.mm.vmas)
     return obstacles + (mounts.check() or mounts.run(files.check))
-
-
-def _await_reaping(tids: List[int]) -> None:
-    """Give threads that are ending, by a dump or by SIGKILL most likely, and their parents time to let go of the numbers TIDS.
-
-    No event tells that a zombie was reaped.
-    """
-    deadline = time.monotonic() + _REAPING_TIME
-    while any(procfs.ends(tid) for tid in tids) and time.monotonic() < deadline:
-        time.sleep(_REAPING_STEP)
-
-
-def _taken(tid: int) -> Iterator[Obstacle]:
-    try:
-        comm = procfs.text(f"/proc/{tid}/comm").strip()
-    except procfs.GONE:
-        return
-    remedy = "end that process, or restore in a PID namespace of its own"
-    yield Obstacle(0, f"PID {tid}", f"it is in use on this machine, by {comm}", remedy)
 
 
 class Inherited:
@@ -307,7 +330,7 @@ def create(source: Source, stubs: Stubs, inherited: Inherited, options: RestoreO
         if inherited.namespace >= 0:
             root.call("setns", inherited.namespace, CLONE_NEWNS)
         for step in pstree.creation_plan(source.hierarchy, options.shell_job):
-            _carry_out(step, stubs, source)
+            carry_out(step, stubs, source.shared, source.exit_signals)
         for task in source.hierarchy.tasks:
             if task.pid in source.zombies:
                 zombies.restore(stubs, task.pid, source.zombies[task.pid], task.ppid)
@@ -315,27 +338,12 @@ def create(source: Source, stubs: Stubs, inherited: Inherited, options: RestoreO
         raise RestoreError(f"the processes cannot be created ({error}); see whether a limit on processes or memory is reached") from error
 
 
-def _carry_out(step: pstree.Step, stubs: Stubs, source: Source) -> None:
-    task = stubs.leaders[step.actor]
-    if step.call == "fork":
-        shared = sharing.flags(source.shared, step.actor, step.argument)
-        stubs.create_child(task, step.argument, shared, source.exit_signals.get(step.argument, signal.SIGCHLD))
-    elif step.call == pstree.FORK_BESIDE:
-        stubs.create_sibling(task, step.argument)
-    elif step.call == pstree.END:
-        stubs.end_helper(step.actor, step.argument)
-    elif step.call == "setsid":
-        task.call("setsid")
-    else:
-        task.call("setpgid", 0, step.argument)
-
-
-def fill(task: TaskImages, stubs: Stubs, files: FilesRestore, inherited: Inherited, release: Optional[Release]) -> int:
+def fill(task: TaskImages, basis: Basis, files: FilesRestore, inherited: Inherited, release: Optional[Release]) -> int:
     """Give a process its memory and directories; return the pages read. Raises RestoreError."""
-    leader = stubs.leaders[task.pid]
+    leader = basis.stubs.leaders[task.pid]
     try:
         restore_mm(leader, task.mm, files.local(task.mm.exe_file_id))
-        pages = memory.build(leader, task.mm, task.extents, inherited.pages, inherited.of_mapping, release.free if release else None)
+        pages = basis.build(leader, task, inherited, release.free if release else None)
         restore_fs(task.fs, files, leader)
     except OSError as error:
         raise RestoreError(f"process {task.pid} cannot be built ({error}); check that the machine has what the dump's had") from error

@@ -13,6 +13,8 @@ SUPPORTED_VERBS: Mapping[str, str] = {
     "restore": "make the process tree anew from its images",
     "dedup": "free in the parent dumps what the newest one replaces",
     "page-server": "receive the pages of a dump from another host",
+    "migrate": "move a process tree to another host while it runs",
+    "receive": "take a process tree that moves here",
     "check": "tell whether this machine has what the commands need",
 }
 

@@ -111,6 +111,13 @@ PAGE_SERVER = (
     ),
 )
 
+MIGRATE = (
+    _supported("max-downtime", VALUE, "milliseconds that sending the rest may take in the stop (default: 100)", metavar="MS", ours=True),
+    _supported("max-rounds", VALUE, "rounds at most before the stop (default: 10)", metavar="NUM", ours=True),
+    _supported("bandwidth-limit", VALUE, "bytes a second; K, M or G may follow (default: no limit)", metavar="SIZE", ours=True),
+    _supported("settle", VALUE, "find out what became of a move that was left in doubt", metavar="SESSION", ours=True),
+)
+
 STATE = (
     _supported("shell-job", FLAG, "allow a session or terminal that belongs to a process outside the tree", "j", twin=True),
     _supported("file-locks", FLAG, "carry file locks and leases; without it a tree that holds any is refused", "l", twin=True),
@@ -210,6 +217,7 @@ GROUPS: Table = {
     "Generic": GENERIC,
     "Memory": MEMORY,
     "Page server": PAGE_SERVER,
+    "migrate": MIGRATE,
     "Kinds of state": STATE,
     "check": CHECK,
     "Logging and others": LOGGING,

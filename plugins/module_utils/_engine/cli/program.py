@@ -31,6 +31,8 @@ _FAILURES = {
     "pre-dump": "Pre-dumping FAILED.",
     "restore": "Restoring FAILED.",
     "page-server": "Receiving FAILED.",
+    "receive": "Receiving FAILED.",
+    "migrate": "Migrating FAILED.",
 }
 """The last line of the log of a verb that failed, which programs look for."""
 

@@ -64,6 +64,10 @@ class Settings:
     tls_no_cn_verify: bool = False
     tls_peer_cert: str = ""
     tls_peer_fingerprint: str = ""
+    max_downtime: float = 0.1
+    max_rounds: int = 10
+    bandwidth_limit: int = 0
+    settle: str = ""
     shell_job: bool = False
     file_locks: bool = False
     tcp_established: bool = False
@@ -174,6 +178,11 @@ def _seconds(option: Option, value: str) -> float:
     return float(_whole(option, value)) or NO_LIMIT
 
 
+def _milliseconds(option: Option, value: str) -> float:
+    """Return the seconds that VALUE milliseconds are."""
+    return _whole(option, value) / 1000
+
+
 def _size(option: Option, value: str) -> int:
     """Return the bytes that VALUE says, like 4096, 512K, 1M or 2G."""
     match = re.fullmatch("([0-9]+)([KMG]?)", value)
@@ -236,6 +245,9 @@ _CONVERT: Mapping[str, Callable[[Option, str], object]] = {
     "port": _port,
     "timeout": _seconds,
     "ghost-limit": _size,
+    "max-downtime": _milliseconds,
+    "max-rounds": _whole,
+    "bandwidth-limit": _size,
 }
 
 _SPECIAL: Mapping[str, Callable[[Given, dict[str, Any]], None]] = {

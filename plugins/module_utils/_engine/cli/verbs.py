@@ -196,6 +196,34 @@ def page_server(session: Session) -> int:
     return serve(session.settings, session.images_dir, session.log)
 
 
+def receive(session: Session) -> int:
+    """Take a tree that moves here; unless detached, wait until all of it has ended."""
+    from .moving import receive_tree
+
+    settings = session.settings
+    hook = with_pidfile(session.hook(), settings.pidfile)
+    check_pidfile(settings.pidfile)
+    result = receive_tree(settings, hook, session.log.logger, _say)
+    if result is None:
+        return 0
+    _warn(session, result.warnings)
+    session.log.logger.info("Restore finished successfully. Tasks resumed.")
+    if not settings.restore_detached:
+        _wait_for_children()
+    return 0
+
+
+def migrate(session: Session) -> int:
+    """Move a tree to another host."""
+    from .moving import migrate_tree
+
+    check_status_fd(session.settings.status_fd)
+    hook = session.hook()
+    migrate_tree(session.settings, hook, session.log.logger, _say)
+    _finish(session, hook, "Migration finished successfully")
+    return 0
+
+
 def dedup(session: Session) -> int:
     """Free in the parents of the images dir what it replaces."""
     from ..dedup import dedup as dedup_images
@@ -258,5 +286,7 @@ VERBS: Mapping[str, Callable[[Session], int]] = {
     "restore": restore,
     "dedup": dedup,
     "page-server": page_server,
+    "migrate": migrate,
+    "receive": receive,
     "check": check,
 }

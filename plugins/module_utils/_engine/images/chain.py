@@ -20,7 +20,7 @@ from .directory import INVENTORY, PARENT, is_dump
 from .image import ImagesDir
 from .magic import IMAGES_V1_1
 from .manifest import DUMP, PAGE_SERVER, PRE_DUMP, STILLFRAME, Manifest, Tree, is_received, read_manifest
-from .pagemap import PAGE_SIZE, Run
+from .pagemap import PAGE_SIZE, Run, iterate_runs
 from .ranges import total
 from .verification import verify_image, verify_images, verify_pages
 
@@ -130,6 +130,10 @@ class Chain:
                 last = piece
         if last is not None:
             yield last
+
+    def runs_of(self, name: str) -> Iterator[Run]:
+        """Yield the runs of pagemap NAME of the newest dump: pages that it can give, be they its own or a parent's. Raises ImagesError."""
+        return iterate_runs(self.top.images, name)
 
     def restorable(self) -> bool:
         """Return whether the newest dump can be restored: it is no pre-dump, and dedup has freed none of its pages."""

@@ -18,7 +18,7 @@ from ...images.chain import Chain
 from ...images.checksum import fastest
 from ...images.directory import DumpDirectory
 from ...images.manifest import PagesRecord
-from ...images.pagemap import PAGE_SIZE, iterate_runs, pages_path, write_runs
+from ...images.pagemap import PAGE_SIZE, Run, pages_path, write_runs
 from ...kernel import procfs
 from ...kernel.prctl import PR_GET_CHILD_SUBREAPER
 from ...options import DumpOptions
@@ -92,7 +92,9 @@ class MemoryDump:
         parent: Optional[Chain],
         log: logging.Logger,
         server: Optional[PageClient] = None,
+        make_file: Callable[[str, str, PageRuns], PagesFile] = PagesFile,
     ) -> None:
+        self._make_file = make_file
         self._options = options
         self._directory = directory
         self._parent = parent
@@ -148,6 +150,10 @@ class MemoryDump:
             self._assumed[pid] = tuple(found)
         self._scans.append(TaskScan(pid, tracked.telling, tuple(contents)))
         return tuple(found)
+
+    def scanned(self) -> Dict[int, List[Mapping]]:
+        """Return by process the mappings that were scanned and are yet to be written."""
+        return {scan.pid: [mapping for mapping, _content in scan.contents] for scan in self._scans}
 
     def _sort_out(self) -> None:
         """Find from the scans what is to be written and what is left to the parent."""
@@ -263,7 +269,7 @@ class MemoryDump:
             self._files[task.pid] = SentPages(self._server, task.name, task.runs)
         elif task.pid not in self._files:
             path = pages_path(self._directory.path, task.pages_id)
-            self._files[task.pid] = self._open_files.enter_context(PagesFile(path, fastest(), task.runs))
+            self._files[task.pid] = self._open_files.enter_context(self._make_file(path, fastest(), task.runs))
         return self._files[task.pid]
 
     def write_images(self) -> Dict[str, PagesRecord]:
@@ -298,7 +304,7 @@ class _Coverage:
 
     def __init__(self, parent: Optional[Chain], pid: int) -> None:
         name = parent.top.covered(pid) if parent is not None and pid else ""
-        self._runs = iterate_runs(parent.top.images, name) if parent is not None and name else iter(())
+        self._runs: Iterator[Run] = parent.runs_of(name) if parent is not None and name else iter(())
         self._run = next(self._runs, None)
 
     def split(self, start: int, end: int) -> Iterator[Tuple[int, int, bool]]:

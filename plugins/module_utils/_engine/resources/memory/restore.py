@@ -15,7 +15,8 @@ from ...images.pagemap import PAGE_SIZE
 from ...kernel import procfs
 from ...tracee.calls import Call, Reply
 from ...tracee.tracee import SCRATCH_SIZE, Tracee
-from .mapping import MADV_POPULATE_WRITE, VMA_AREA_VDSO, VMA_AREA_VSYSCALL, VMA_AREA_VVAR, VdsoParts, map_calls, settle_calls
+from .mapping import MADV_POPULATE_WRITE, VMA_AREA_VDSO, VMA_AREA_VSYSCALL, VMA_AREA_VVAR, VdsoParts
+from .mapping import map_calls, protect_call, settle_calls
 
 TASK_SIZE = (1 << 47) - PAGE_SIZE
 """The end of the address space of a task, x86-64 with four levels of page tables."""
@@ -25,6 +26,9 @@ _PART = 1 << 20
 """Bytes: fits the processor's cache."""
 _GROUP = 2048
 """Pages that are in the images and in a task at once, when the images are freed meanwhile."""
+
+Emptied = Callable[[int, Extent], None]
+"""Told which process has the content of an extent now, which the images need no longer hold."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ class Parking:
 
 def find_parking(mms: Iterable[Any], stub: Tracee) -> Parking:
     """Return a place that is free in all the MMS and in STUB. Raises RestoreError when there is none."""
-    size = 2 * SCRATCH_SIZE + sum(VdsoParts.of_task(stub.pid).sizes.values())
+    size = parking_size(stub)
     used = [(vma.start, vma.end) for mm in mms for vma in mm.vmas if not vma.status & VMA_AREA_VSYSCALL]
     used += [(area.start, area.end) for area in procfs.maps(stub.pid) if area.end <= TASK_SIZE]
     end = _LOWEST
@@ -53,10 +57,34 @@ def find_parking(mms: Iterable[Any], stub: Tracee) -> Parking:
     raise RestoreError("no free stretch of addresses is left in the tree's address spaces; it cannot be restored")
 
 
+def parking_size(stub: Tracee) -> int:
+    """Return the bytes that a parking of STUB takes."""
+    return 2 * SCRATCH_SIZE + sum(VdsoParts.of_task(stub.pid).sizes.values())
+
+
+@dataclass(frozen=True)
+class _Layout:
+    vmas: Sequence[Any]
+
+
+def move_parking(stub: Tracee, vmas: Sequence[Any]) -> Parking:
+    """Move what waits in the parking of STUB to another one that is out of the way of VMAS. Raises OSError, RestoreError."""
+    parking = find_parking([_Layout(vmas)], stub)
+    stub.close_scratch()
+    stub.open_scratch(parking.address)
+    _move_special(stub, parking.special)
+    return parking
+
+
 def clear(stub: Tracee, parking: Parking) -> None:
     """Leave nothing in the address space of STUB but what waits in PARKING. Raises OSError."""
     stub.open_scratch(parking.address)
     _move_special(stub, parking.special)
+    unmap_all(stub, parking)
+
+
+def unmap_all(stub: Tracee, parking: Parking) -> None:
+    """Unmap in STUB all but what waits in PARKING already. Raises OSError."""
     end = parking.special + sum(VdsoParts.of_task(stub.pid).sizes.values())
     _check(stub.batch([Call("munmap", (0, parking.address)), Call("munmap", (end, TASK_SIZE - end))]))
 
@@ -86,22 +114,31 @@ def _sizes(sizes: Dict[str, int]) -> str:
     return ", ".join(f"{name} {size // PAGE_SIZE} pages" for name, size in sorted(sizes.items())) or "none"
 
 
+def _none_there(vma: Any) -> bool:
+    return False
+
+
 def build(
     stub: Tracee,
     mm: Any,
     extents: Sequence[Extent],
     pages: Dict[str, int],
     local: Callable[[Any], int],
-    emptied: Optional[Callable[[int, Extent], None]] = None,
+    there: Callable[[Any], bool] = _none_there,
+    emptied: Optional[Emptied] = None,
 ) -> int:
     """Make the mappings of MM in STUB, cleared before, and fill them in; return the number of pages filled.
 
-    PAGES: the task's descriptors of the pages files by path. LOCAL: of what a vma_entry maps. EMPTIED is told of what the stub has, as
-    soon as it has it. Raises OSError, RestoreError.
+    PAGES: the task's descriptors of the pages files by path. LOCAL: of what a vma_entry maps. THERE tells which mappings
+    are there already, with pages that EXTENTS only add to. EMPTIED is told of what the stub has, as soon as it has it.
+    Raises OSError, RestoreError.
     """
     extents = list(_without_special(mm.vmas, extents))
     filled = _filled(mm.vmas, extents)
-    _check(stub.batch(map_calls(mm.vmas, filled, local)))
+    missing = [(vma, written) for vma, written in zip(mm.vmas, filled) if not there(vma)]
+    calls = map_calls([vma for vma, _written in missing], [written for _vma, written in missing], local)
+    calls += [protect_call(vma, written) for vma, written in zip(mm.vmas, filled) if there(vma)]
+    _check(stub.batch(calls))
     if emptied is None:
         _read(stub, extents, pages)
     else:
