@@ -52,3 +52,32 @@ EXTERNAL: ArgumentSpec = {
     "tcp_close": {"type": "bool", "default": False},
 }
 """What of the outside a tree may hold on to."""
+
+TLS: ArgumentSpec = {
+    "tls": {"type": "bool", "default": True},
+    "tls_cert": {"type": "path"},
+    "tls_key": {"type": "path", "no_log": False},
+    "tls_peer_cert": {"type": "path"},
+    "tls_peer_fingerprint": {"type": "str"},
+    "tls_cacert": {"type": "path"},
+    "tls_cacrl": {"type": "path"},
+    "tls_no_cn_verify": {"type": "bool", "default": False},
+}
+"""How both ends of a transfer know each other."""
+
+PAGE_SERVER: ArgumentSpec = {
+    "page_server": {"type": "bool", "default": False},
+    "address": {"type": "str", "default": "127.0.0.1"},
+    "port": {"type": "int", "default": 0},
+    **TLS,
+}
+"""Where a dump sends its pages."""
+
+MOVE: ArgumentSpec = {
+    "address": {"type": "str", "default": "127.0.0.1"},
+    "port": {"type": "int", "required": True},
+    "log_file": {"type": "path"},
+    "action_script": {"type": "list", "elements": "path", "default": []},
+    "link_timeout": {"type": "float", "default": 30},
+}
+"""What both ends of a move take."""

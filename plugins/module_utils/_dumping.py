@@ -17,7 +17,7 @@ from ._engine.cli.line_log import open_log
 from ._engine.errors import ImagesError, UnsupportedError
 from ._engine.options import DumpOptions
 from ._engine.results import DumpPlan, DumpResult
-from ._module import Outcome, engine_options, find_tree, open_module_log
+from ._module import Outcome, engine_options, find_tree, open_module_log, page_server_options
 
 Verb = Callable[[DumpOptions, logging.Logger], DumpResult]
 Plan = Callable[[DumpOptions], DumpPlan]
@@ -29,16 +29,16 @@ def perform(module: AnsibleModule, verb: Verb, plan: Plan, left: str) -> Outcome
     LEFT is how the VERB leaves the tree: running, stopped or killed. Raises EngineError.
     """
     params = module.params
-    tree = find_tree(params)
+    tree, server = find_tree(params), page_server_options(params)
     before = {"images": "a dump" if _holds_dump(params["images_dir"]) else "none", "processes": "running"}
     if module.check_mode:
-        planned = plan(engine_options(DumpOptions, _as_if_made(params), open_log(os.devnull, 0), tree=tree))
+        planned = plan(engine_options(DumpOptions, _as_if_made(params), open_log(os.devnull, 0), tree=tree, page_server=server))
         if not planned.dumpable:
             raise UnsupportedError(planned.obstacles)
         return Outcome(True, planned, before, _after(params, planned.pids, left))
     with _directory(params["images_dir"]):
         log = open_module_log(params)
-        result = verb(engine_options(DumpOptions, params, log, tree=tree), log.logger)
+        result = verb(engine_options(DumpOptions, params, log, tree=tree, page_server=server), log.logger)
     return Outcome(True, result, before, _after(params, result.pids, left))
 
 

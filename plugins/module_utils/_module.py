@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
-from typing import Any, Callable, Dict, Mapping, Sequence, Type, TypeVar
+from typing import TYPE_CHECKING, Any, Callable, Dict, Mapping, Optional, Sequence, Type, TypeVar
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -15,10 +15,13 @@ from . import _deps
 from ._argspecs import ONE_PROCESS, ArgumentSpec
 from ._engine.action_script import ActionScripts
 from ._engine.cli.line_log import LineLog, open_log
-from ._engine.errors import EngineError
-from ._engine.options import DumpOptions, RestoreOptions
+from ._engine.errors import EngineError, UsageError
+from ._engine.options import DumpOptions, MigrateOptions, PageServerOptions, ReceiveTreeOptions, RestoreOptions
 
-Options = TypeVar("Options", DumpOptions, RestoreOptions)
+if TYPE_CHECKING:
+    from ._engine.transfer.tls import TlsOptions
+
+Options = TypeVar("Options", DumpOptions, RestoreOptions, MigrateOptions, ReceiveTreeOptions)
 VERBOSITY = 4
 """Everything goes to the log file, where there is one."""
 
@@ -81,6 +84,28 @@ def engine_options(kind: Type[Options], params: Mapping[str, Any], log: LineLog,
     hook = {"hook": scripts} if params["action_script"] else {}
     names = {one.name for one in fields(kind)}
     return kind(**{**{name: value for name, value in params.items() if name in names}, **hook, **more})
+
+
+def tls_options(params: Mapping[str, Any]) -> Optional[TlsOptions]:
+    """Return what the PARAMS of a module say about TLS, None for none. Raises UsageError."""
+    from ._engine.transfer.tls import TlsOptions
+
+    if not params["tls"]:
+        return None
+    names = ("cert", "key", "peer_cert", "peer_fingerprint", "cacert", "cacrl")
+    given = {name: params[f"tls_{name}"] for name in names if params[f"tls_{name}"]}
+    if not {"cert", "key"} <= set(given) or not {"peer_cert", "peer_fingerprint", "cacert"} & set(given):
+        raise UsageError("TLS needs tls_cert, tls_key, and what the other side is known by, such as tls_peer_cert; or set tls to false")
+    return TlsOptions(verify_name=not params["tls_no_cn_verify"], **given)
+
+
+def page_server_options(params: Mapping[str, Any]) -> Optional[PageServerOptions]:
+    """Return where the PARAMS of a module send the pages to, None for nowhere. Raises UsageError."""
+    if not params["page_server"]:
+        return None
+    if not params["port"]:
+        raise UsageError("page_server needs the port that the page server listens on; give it as port")
+    return PageServerOptions(params["address"], params["port"], tls=tls_options(params))
 
 
 def find_tree(params: Mapping[str, Any]) -> int:

@@ -23,6 +23,8 @@ extends_documentation_fragment:
   - stillframe.checkpoint._images
   - stillframe.checkpoint._images.run
   - stillframe.checkpoint._images.dump
+  - stillframe.checkpoint._page_server
+  - stillframe.checkpoint._page_server.tls
   - stillframe.checkpoint._images.external
 attributes:
   check_mode:
@@ -263,6 +265,7 @@ ARGUMENTS: _argspecs.ArgumentSpec = {
     **_argspecs.IMAGES,
     **_argspecs.RUN,
     **_argspecs.DUMP,
+    **_argspecs.PAGE_SERVER,
     **_argspecs.EXTERNAL,
     "leave_running": {"type": "bool", "default": False},
     "leave_stopped": {"type": "bool", "default": False},

@@ -20,6 +20,8 @@ extends_documentation_fragment:
   - stillframe.checkpoint._images
   - stillframe.checkpoint._images.run
   - stillframe.checkpoint._images.dump
+  - stillframe.checkpoint._page_server
+  - stillframe.checkpoint._page_server.tls
 attributes:
   check_mode:
     support: full
@@ -191,7 +193,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.stillframe.checkpoint.plugins.module_utils import _argspecs, _deps, _dumping
 from ansible_collections.stillframe.checkpoint.plugins.module_utils._module import Outcome, run
 
-ARGUMENTS: _argspecs.ArgumentSpec = {**_argspecs.PROCESS, **_argspecs.IMAGES, **_argspecs.RUN, **_argspecs.DUMP}
+ARGUMENTS: _argspecs.ArgumentSpec = {**_argspecs.PROCESS, **_argspecs.IMAGES, **_argspecs.RUN, **_argspecs.DUMP, **_argspecs.PAGE_SERVER}
 
 
 def work(module: AnsibleModule) -> Outcome:

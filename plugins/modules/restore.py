@@ -43,7 +43,8 @@ options:
     default: false
   auto_dedup:
     description:
-      - Free the data in the images, and in the dumps that they build on, once the tree runs. They cannot be restored again.
+      - Free the data in the images, and in the dumps that they build on, while it is read. They cannot be restored again.
+      - What was freed is put back when the restore fails. It is lost when the restore is killed.
       - Cannot be used with O(track_mem).
     type: bool
     default: false

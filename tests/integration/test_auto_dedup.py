@@ -46,3 +46,23 @@ def test_a_pre_dump_frees_what_it_replaces(lab: Lab) -> None:
     lab.restore(last)
     assert victim.ask() == "ok"
     lab.end(victim.pid)
+
+
+def test_a_restore_that_fails_puts_back_what_it_freed(lab: Lab) -> None:
+    victim = lab.start("writer")
+    lab.dump(victim.pid, "1", "--track-mem", "--leave-running")
+    second = lab.dump(victim.pid, "2", "--prev-images-dir=../1")
+    lab.reap()
+    script = lab.folder / "script"
+    script.write_text(f"""#!/bin/sh
+        [ "$CRTOOLS_SCRIPT_ACTION" = post-restore ] || exit 0
+        stat -c %b {second}/pages-1.img >{lab.folder}/blocks
+        exit 1
+    """)
+    script.chmod(0o755)
+    before = allocated(second)
+    sentence(lab.engine("restore", "--images-dir", second, "--restore-detached", "--auto-dedup", "--action-script", script))
+    assert int((lab.folder / "blocks").read_text()) * BLOCK < before / 4
+    lab.restore(second, "--auto-dedup")
+    assert victim.ask() == "ok"
+    lab.end(victim.pid)

@@ -17,6 +17,7 @@ from .chains.doubles import free_zeros, leave_to_parent
 from .chains.lock import changing
 from .chains.replacement import remove_old
 from .images.chain import Chain, Dump, open_chain
+from .images.manifest import rewrite_pages
 from .images.pagemap import PAGE_SIZE, iterate_runs, pages_id, pages_path
 from .images.punch import Superfluous, allocated_bytes, check_punching, punch, without
 from .images.ranges import Range, difference, union
@@ -51,7 +52,7 @@ def _keeping(images_dir: str, check: bool) -> DedupResult:
 
 
 def _dedup(images_dir: str, check: bool) -> DedupResult:
-    chain = open_chain(images_dir, verify=False)
+    chain = open_chain(images_dir, verify=False, pages_only=True)
     chain.verify_images()  # a wrong bit in a pagemap would free what is needed
     plan = [superfluous for superfluous in _superfluous(chain) if superfluous.new() or superfluous.bytes_allocated()]
     before = _allocated(chain)
@@ -67,22 +68,8 @@ def _dedup(images_dir: str, check: bool) -> DedupResult:
     return DedupResult(images_dir, pages, before - after, before, after, punched, warnings)
 
 
-def check_release(chain: Chain) -> None:
-    """Raise ImagesError when `release` could not free the pages of CHAIN. Changes nothing."""
-    for superfluous in _everything(chain):
-        for name in superfluous.pages:
-            check_punching(superfluous.dump, name)
-
-
-def release(chain: Chain) -> int:
-    """Free all pages of CHAIN, which a tree was restored from, and return the bytes freed. Raises ChainError, ImagesError."""
-    with changing(chain.top.path, wait=True):
-        before = _allocated(chain)
-        _punch_all(_everything(chain))
-        return before - _allocated(chain)
-
-
-def _everything(chain: Chain) -> list[Superfluous]:
+def everything(chain: Chain) -> list[Superfluous]:
+    """Return all pages of CHAIN, to be freed."""
     return [Superfluous(dump, {name: ((0, count),) for name, count in _pages_held(dump).items() if count}) for dump in chain.dumps]
 
 
@@ -93,7 +80,8 @@ def _punch_all(plan: list[Superfluous]) -> None:
         for name in superfluous.pages:
             check_punching(superfluous.dump, name)
     for superfluous, manifest in zip(plan, manifests):
-        punch(superfluous, manifest)
+        rewrite_pages(superfluous.dump.path, manifest)
+        punch(superfluous)
 
 
 def _superfluous(chain: Chain) -> Iterator[Superfluous]:

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import logging
-import uuid
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Dict, List, Optional, Sequence, Tuple
@@ -37,6 +36,7 @@ from .stats import write_dump_stats
 from .target import check_target
 from .tracee.freeze import FrozenTree, Task
 from .tracking.trackers import Trackers
+from .transfer.page_client import PageClient
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,8 @@ def dump(options: DumpOptions, log: logging.Logger) -> DumpResult:
             directory.link_parent(str(options.prev_images_dir))
         trackers.prepare(pids)
         message("core_entry")  # builds the whole schema, once: not in the stop
-        memory = stack.enter_context(MemoryDump(options, directory, parent, log))
+        server = stack.enter_context(PageClient(options.page_server, pids, parent)) if options.page_server else None
+        memory = stack.enter_context(MemoryDump(options, directory, parent, log, server))
         clock.mark("freezing")
         with FrozenTree(options.tree, options.timeout) as tree:
             clock.mark("frozen")
@@ -265,7 +266,7 @@ def describe(work: Work, kind: str, files: Sequence[Tuple[str, int, int, str, in
     host, kernel, features = machine()
     figures = work.memory.figures()
     return Manifest(
-        id=str(uuid.uuid4()),
+        id=work.memory.dump_id,
         kind=kind,
         parent_id=work.parent.dump_id if work.parent else "",
         tracker=work.trackers.telling(),
@@ -278,6 +279,7 @@ def describe(work: Work, kind: str, files: Sequence[Tuple[str, int, int, str, in
         files=tuple(FileRecord(path, size, mtime, mode, build_id) for path, size, mtime, build_id, mode in files),
         timings={"frozen_time": work.clock.between("freezing", "thawed"), "freezing_time": work.clock.between("freezing", "frozen")},
         figures={"pages_scanned": figures.scanned, "pages_skipped_parent": figures.in_parent, "pages_written": figures.written},
+        page_server=str(work.options.page_server or ""),
     )
 
 

@@ -11,7 +11,10 @@
      +-- ImagesError        the images directory or an image in it is not usable
      |    +-- ChainError    a parent dump is missing, damaged, or not the one that is needed
      +-- RestoreError       the machine is not ready to hold the restored tree
+     +-- TransferError      the other side of a transfer refused, went away, or says what makes no sense
      +-- KernelError        the kernel refused, or lacks, what the engine needs
+     +-- MoveError          a move to another host failed; the tree runs on where it was
+          +-- InDoubt       it cannot be told where the tree runs: it is stopped here
 """
 
 from __future__ import annotations
@@ -83,5 +86,17 @@ class RestoreError(EngineError):
         super().__init__(message)
 
 
+class TransferError(EngineError):
+    """The other side of a transfer refused, went away, or said what makes no sense. What it had sent is not used."""
+
+
 class KernelError(EngineError):
     """The kernel lacks, or refused, something that the engine needs."""
+
+
+class MoveError(EngineError):
+    """A move to another host failed. The tree runs on where it was."""
+
+
+class InDoubt(MoveError):
+    """The connection was lost at the moment of the decision: the tree is left stopped here, and may run on the other host."""

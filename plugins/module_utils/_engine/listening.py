@@ -8,7 +8,7 @@ from __future__ import annotations
 import ipaddress
 import struct
 from dataclasses import dataclass
-from collections.abc import Collection, Iterator
+from collections.abc import Container, Iterator
 
 _TCP_LISTEN = "0A"  # include/net/tcp_states.h
 _SO_ACCEPTCON = 1 << 16  # include/linux/net.h, __SO_ACCEPTCON: a unix socket that listens
@@ -27,7 +27,7 @@ class Listener:
     """0 for unix."""
 
 
-def listeners(pid: int, inodes: Collection[int]) -> Iterator[Listener]:
+def listeners(pid: int, inodes: Container[int]) -> Iterator[Listener]:
     """Yield those of the sockets INODES of PID, in its network namespace, that listen. OSError when PID is gone."""
     if inodes:
         yield from _tcp(pid, "tcp", inodes)
@@ -35,7 +35,7 @@ def listeners(pid: int, inodes: Collection[int]) -> Iterator[Listener]:
         yield from _unix(pid, inodes)
 
 
-def _tcp(pid: int, protocol: str, inodes: Collection[int]) -> Iterator[Listener]:
+def _tcp(pid: int, protocol: str, inodes: Container[int]) -> Iterator[Listener]:
     """Read lines such as "0: 0100007F:18EB 00000000:0000 0A … 4711 …": local address, peer, state; the tenth word is the inode."""
     for words in _lines(pid, protocol):
         if words[3] == _TCP_LISTEN and int(words[9]) in inodes:
@@ -49,7 +49,7 @@ def _address(text: str) -> str:
     return str(ipaddress.ip_address(packed))
 
 
-def _unix(pid: int, inodes: Collection[int]) -> Iterator[Listener]:
+def _unix(pid: int, inodes: Container[int]) -> Iterator[Listener]:
     """Read lines such as "ffff…: 00000002 00000000 00010000 0001 01 4711 /run/x": flags fourth, then type, state, inode, path."""
     for words in _lines(pid, "unix"):
         if int(words[3], 16) & _SO_ACCEPTCON and int(words[6]) in inodes:

@@ -5,8 +5,12 @@
 
 from __future__ import annotations
 
+import socket
 from dataclasses import dataclass, field
-from typing import Callable, Mapping, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Callable, Mapping, Optional, Sequence, Tuple
+
+if TYPE_CHECKING:
+    from .transfer.tls import TlsOptions
 
 Hook = Callable[[str, Mapping[str, str]], None]
 """Called with the name of a stage, as CRIU's --action-script has them, and its environment (CRTOOLS_…).
@@ -15,6 +19,21 @@ Raises to stop the verb."""
 
 def no_hook(stage: str, environment: Mapping[str, str]) -> None:
     """Do nothing: the hook of those who want none."""
+
+
+@dataclass(frozen=True)
+class PageServerOptions:
+    """Where a dump sends its pages."""
+
+    address: str = "127.0.0.1"
+    port: int = 0
+    socket: int = -1
+    """A descriptor that is connected to the page server already, used as it is; -1 to connect to address and port."""
+    tls: Optional[TlsOptions] = None
+    """None for no TLS."""
+
+    def __str__(self) -> str:
+        return f"descriptor {self.socket}" if self.socket >= 0 else f"{self.address} port {self.port}"
 
 
 @dataclass(frozen=True)
@@ -63,6 +82,8 @@ class DumpOptions:
     """Seconds allowed for stopping the tree."""
     force: bool = False
     """Replace what images_dir holds."""
+    page_server: Optional[PageServerOptions] = None
+    """Send the pages there; all else is put into images_dir."""
     hook: Hook = field(default=no_hook, compare=False)
     """With any but `no_hook` the tree stands still until stage post-dump is over, so that files can be copied there in step with it."""
 
@@ -70,6 +91,19 @@ class DumpOptions:
     def holds(self) -> bool:
         """Whether the tree stands still until its dump is written."""
         return not self.leave_running or self.freeze == "hold" or self.hook is not no_hook
+
+
+@dataclass(frozen=True)
+class ReceiveOptions:
+    """Options of `page_server`."""
+
+    images_dir: str
+    prev_images_dir: Optional[str] = None
+    """The parent, relative to images_dir."""
+    auto_dedup: bool = False
+    tls: Optional[TlsOptions] = None
+    timeout: Optional[float] = None
+    """Seconds to wait for a client, or for anything from it; None for no limit."""
 
 
 @dataclass(frozen=True)
@@ -100,3 +134,57 @@ class RestoreOptions:
     file_validation: str = "buildid"
     """filesize or buildid."""
     hook: Hook = field(default=no_hook, compare=False)
+
+
+Connect = Callable[[float], socket.socket]
+"""Returns a socket that leads to the other end, authenticated if it is to be; waits for that many seconds at most. Raises OSError."""
+
+
+@dataclass(frozen=True)
+class MigrateOptions:
+    """Options of `migrate`."""
+
+    tree: int
+    max_downtime: float = 0.1
+    """Seconds: the rounds end when the rest is expected to be sent in this time."""
+    max_rounds: int = 10
+    bandwidth_limit: int = 0
+    """Bytes a second; 0 for none."""
+    tracker: str = "auto"
+    """auto, uffd_wp, soft_dirty or compare."""
+    shell_job: bool = False
+    file_locks: bool = False
+    ext_unix_sk: bool = False
+    manage_cgroups: str = "auto"
+    tcp_established: bool = False
+    tcp_close: bool = False
+    skip_in_flight: bool = False
+    ghost_limit: int = 1 << 20
+    timeout: float = 10.0
+    """Seconds allowed for stopping the tree."""
+    link_timeout: float = 30.0
+    """Seconds until an end that says nothing counts as lost."""
+    decision_timeout: float = 60.0
+    """Seconds to find out what became of the tree when the connection was lost at the decision."""
+    hook: Hook = field(default=no_hook, compare=False)
+    """Called with pre-freeze and post-freeze."""
+
+
+@dataclass(frozen=True)
+class ReceiveTreeOptions:
+    """Options of `receive`."""
+
+    shell_job: bool = False
+    file_locks: bool = False
+    ext_unix_sk: bool = False
+    manage_cgroups: str = "auto"
+    tcp_established: bool = False
+    tcp_close: bool = False
+    track_mem: bool = False
+    restore_sibling: bool = False
+    file_validation: str = "buildid"
+    link_timeout: float = 30.0
+    decision_timeout: float = 30.0
+    """Seconds that a tree which is ready waits for a lost source; less than the source's own."""
+    hook: Hook = field(default=no_hook, compare=False)
+    """Called with pre-restore, post-restore, pre-resume and post-resume."""

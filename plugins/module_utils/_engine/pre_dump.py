@@ -37,6 +37,7 @@ from .target import check_target
 from .tracee.freeze import FrozenTree
 from .tracking import soft_dirty
 from .tracking.trackers import Trackers
+from .transfer.page_client import PageClient
 
 
 def pre_dump(options: DumpOptions, log: logging.Logger) -> DumpResult:
@@ -59,7 +60,8 @@ def pre_dump(options: DumpOptions, log: logging.Logger) -> DumpResult:
             directory.link_parent(str(options.prev_images_dir))
         trackers.prepare(pids)
         files, mounts = stack.enter_context(FilesDump(options)), stack.enter_context(MountsDump(options))
-        memory = stack.enter_context(MemoryDump(options, directory, parent, log))
+        server = stack.enter_context(PageClient(options.page_server, pids, parent)) if options.page_server else None
+        memory = stack.enter_context(MemoryDump(options, directory, parent, log, server))
         work = Work(options, directory, parent, trackers, files, mounts, SysvDump(), memory, clock, common_tables(options))
         scan(work, pids)
         memory.write_running()

@@ -8,22 +8,21 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import Any, Dict, Iterator, List, Tuple
+from typing import Any, Container, Dict, List, Optional, Protocol, Tuple
 
 from .chains.lock import reading
 from .chains.soundness import check_tasks
 from .clock import Clock
-from .dedup import check_release, release
+from .creation import carry_out
 from .errors import ChainError, ImagesError, Obstacle, RestoreError, UsageError
 from .images.chain import Chain, Extent, open_chain
-from .kernel import procfs
 from .kernel.clone import CLONE_NEWNS
 from .options import RestoreOptions
-from .resources import attributes, clocks, core, pstree, seccomp, sharing, zombies
+from .release import Release
+from .resources import attributes, clocks, core, numbers, pstree, seccomp, sharing, zombies
 from .resources.cgroup_roots import Roots
 from .resources.cgroups import CgroupsRestore
 from .resources.files.restore import FilesRestore
@@ -44,8 +43,6 @@ from .tracee.tracee import Tracee
 from .tracking import soft_dirty, state, uffd_wp
 from .tracking.trackers import NONE, armable
 
-_REAPING_TIME, _REAPING_STEP = 5.0, 0.01
-"""Seconds."""
 _ALL_DESCRIPTORS = (1 << 32) - 1
 
 
@@ -94,39 +91,84 @@ class Source:
         return next(other for other in reversed(self.tasks) if other.files_id == task.files_id) is task
 
 
-def restore(options: RestoreOptions, log: logging.Logger) -> RestoreResult:
+class Basis(Protocol):
+    """What a restore builds on: nothing (`Anew`), or processes that are there already, with most of their memory."""
+
+    stubs: Stubs
+
+    @property
+    def numbers(self) -> Container[int]:
+        """The PIDs that are in use because they are these processes'."""
+
+    def open(self, images_dir: str) -> Chain:
+        """Return the images. Raises ChainError."""
+
+    def create(self, source: Source, inherited: Inherited, options: RestoreOptions, files: FilesRestore) -> None:
+        """Let all processes be there, with the descriptors INHERITED. Raises RestoreError."""
+
+    def build(self, leader: Tracee, task: TaskImages, inherited: Inherited, emptied: Optional[memory.Emptied] = None) -> int:
+        """Let TASK have its memory; return the pages read. EMPTIED is told of what it has by then. Raises OSError, RestoreError."""
+
+
+class Anew:
+    """The basis that is nothing: all is made from the images."""
+
+    numbers: Tuple[int, ...] = ()
+
+    def __init__(self) -> None:
+        self.stubs = Stubs()
+
+    def open(self, images_dir: str) -> Chain:
+        """Return the images with all their parents."""
+        return open_chain(images_dir, verify=False)
+
+    def create(self, source: Source, inherited: Inherited, options: RestoreOptions, files: FilesRestore) -> None:
+        """Create all processes."""
+        create(source, self.stubs, inherited, options, files)
+
+    def build(self, leader: Tracee, task: TaskImages, inherited: Inherited, emptied: Optional[memory.Emptied] = None) -> int:
+        """Build the memory of TASK."""
+        return memory.build(leader, task.mm, task.extents, inherited.pages, inherited.of_mapping, emptied=emptied)
+
+
+def restore(options: RestoreOptions, log: logging.Logger, basis: Optional[Basis] = None) -> RestoreResult:
     """Restore the tree in options.images_dir. Its root is then a child of ours, or with restore_sibling one of our parent.
 
+    BASIS: what is there of it already; None for nothing.
     Raises EngineError; then nothing of the tree is left, and nothing on the machine was changed.
     """
     clock = Clock()
+    basis = basis or Anew()
     with ExitStack() as stack:
         stack.enter_context(reading(options.images_dir))
-        source = read(options)
+        source = read(options, basis.open(options.images_dir))
         mounts = stack.enter_context(MountsRestore(source.chain.top.images, [task.pid for task in source.tasks]))
         files = stack.enter_context(FilesRestore(mounts.images, options, mounts))
         cgroups = stack.enter_context(_cgroups(source, options))
         sysv = stack.enter_context(SysvRestore(source.chain.top.images))
-        obstacles = find_obstacles(options, source, files, mounts, cgroups) + list(sysv.check())
+        obstacles = find_obstacles(options, source, files, mounts, cgroups, basis.numbers) + list(sysv.check())
         if obstacles:
             raise RestoreError("; ".join(map(str, obstacles)), obstacles)
-        if options.auto_dedup:
-            check_release(source.chain)
+        release = Release(source.chain) if options.auto_dedup else None
+        if release is not None:
+            release.check()
         options.hook("pre-restore", {})
         mounts.make()
         mounts.run(files.open)
         sysv.open(source.chain)
         inherited = Inherited(source, files, mounts)
-        stubs = stack.enter_context(Stubs())
+        stubs = stack.enter_context(basis.stubs)
         clock.mark("forking")
-        create(source, stubs, inherited, options, files)
+        basis.create(source, inherited, options, files)
         cgroups.prepare(core for task in source.tasks for core in task.cores)
         for task in source.tasks:
             cgroups.move_process(stubs.leaders[task.pid], task.cores[0])
         clock.mark("forked")
+        if release is not None:
+            stack.enter_context(release).begin()
         with ThreadPoolExecutor(1) as beside:
-            verification = beside.submit(source.chain.verify_pages)
-            pages = sum(fill(task, stubs, files, inherited) for task in source.tasks)
+            verification = beside.submit(source.chain.verify_pages if release is None else _nothing)
+            pages = sum(fill(task, basis, files, inherited, release) for task in source.tasks)
             for task in filter(source.is_last_of_table, source.tasks):  # until then tables hold what is inherited, for all who share them
                 _place_descriptors(task, stubs.leaders[task.pid], files)
             verification.result()  # nothing has run yet of what was filled
@@ -138,11 +180,13 @@ def restore(options: RestoreOptions, log: logging.Logger) -> RestoreResult:
         files.commit()
         sysv.keep()
         stubs.go(_stopped(source, options))
+        if release is not None:
+            release.keep()
         clock.mark("restored")
         options.hook("post-resume", {"CRTOOLS_INIT_PID": str(root)})
         ended = [text for pid, entry in source.zombies.items() for text in zombies.warnings(pid, entry)]
         warnings = [*files.warnings(), *cgroups.warnings, *ended, *clocks.warnings(source.chain.top.images)]
-    freed = _release(source.chain, warnings) if options.auto_dedup else 0
+    freed = _finish(release, warnings) if release is not None else 0
     log.info("Restored processes %s", ", ".join(str(task.pid) for task in source.tasks))
     result = RestoreResult(
         images_dir=options.images_dir,
@@ -163,10 +207,14 @@ def restore(options: RestoreOptions, log: logging.Logger) -> RestoreResult:
     return result
 
 
-def _release(chain: Chain, warnings: List[str]) -> int:
-    """Free the pages of CHAIN and return the bytes freed; what fails now, while the tree runs already, is worth a warning only."""
+def _nothing() -> None:
+    """Do nothing: the pages were verified before the first of them was freed."""
+
+
+def _finish(release: Release, warnings: List[str]) -> int:
+    """Free what is left of the images and return the bytes freed; what fails now, while the tree runs, is worth a warning only."""
     try:
-        return release(chain)
+        return release.finish()
     except ImagesError as error:
         warnings.append(f"the tree was restored, but its images were not freed: {error}")
         return 0
@@ -174,7 +222,7 @@ def _release(chain: Chain, warnings: List[str]) -> int:
 
 def plan(options: RestoreOptions) -> RestorePlan:
     """Tell what `restore` would do, or why it can't. Raises EngineError when the images cannot be used at all. Touches nothing."""
-    source = read(options)
+    source = read(options, open_chain(options.images_dir, verify=False))
     source.chain.verify_pages()
     images = source.chain.top.images
     with ExitStack() as stack:
@@ -187,11 +235,10 @@ def plan(options: RestoreOptions) -> RestorePlan:
     return RestorePlan(source.chain.dump_id, pids[0], pids, not obstacles, tuple(obstacles))
 
 
-def read(options: RestoreOptions) -> Source:
-    """Read the images, and verify all but the pages, which takes time. Raises ChainError, ImagesError."""
+def read(options: RestoreOptions, chain: Chain) -> Source:
+    """Read the images of CHAIN, and verify all but the pages, which takes time. Raises ChainError, ImagesError."""
     if options.auto_dedup and options.track_mem:
         raise UsageError("auto_dedup and track_mem exclude each other: no dump can build on images that are freed; leave one out")
-    chain = open_chain(options.images_dir, verify=False)
     chain.verify_images()
     check_tasks(chain.top)
     if chain.obstacle():
@@ -224,13 +271,17 @@ def _cgroups(source: Source, options: RestoreOptions) -> CgroupsRestore:
 
 
 def find_obstacles(
-    options: RestoreOptions, source: Source, files: FilesRestore, mounts: MountsRestore, cgroups: CgroupsRestore
+    options: RestoreOptions,
+    source: Source,
+    files: FilesRestore,
+    mounts: MountsRestore,
+    cgroups: CgroupsRestore,
+    own: Container[int] = (),
 ) -> List[Obstacle]:
-    """Return all that stands in the way of the restore, as far as it can be known before. Touches nothing."""
+    """Return all that stands in the way of the restore, as far as it can be known before; the numbers OWN are ours. Touches nothing."""
     obstacles = list(pstree.check_restore(source.hierarchy, options.shell_job))
-    numbers = [tid for task in source.hierarchy.tasks for tid in {task.pid, *task.threads}]
-    _await_reaping(numbers)
-    obstacles += [obstacle for tid in numbers for obstacle in _taken(tid)]
+    wanted = [tid for task in source.hierarchy.tasks for tid in {task.pid, *task.threads}]
+    obstacles += numbers.check(tid for tid in wanted if tid not in own)
     if not obstacles:
         obstacles += pstree.check_helpers(source.hierarchy, options.shell_job)
         obstacles += sharing.check(source.hierarchy, options.shell_job, source.shared)
@@ -243,25 +294,6 @@ def find_obstacles(
     obstacles += hugetlb.check(source.chain.top.images, [(task.mm, task.extents) for task in source.tasks], SYSV_IMAGE)
     obstacles += aio.check([task.mm for task in source.tasks])
     return obstacles + (mounts.check() or mounts.run(files.check))
-
-
-def _await_reaping(tids: List[int]) -> None:
-    """Give threads that are ending, by a dump or by SIGKILL most likely, and their parents time to let go of the numbers TIDS.
-
-    No event tells that a zombie was reaped.
-    """
-    deadline = time.monotonic() + _REAPING_TIME
-    while any(procfs.ends(tid) for tid in tids) and time.monotonic() < deadline:
-        time.sleep(_REAPING_STEP)
-
-
-def _taken(tid: int) -> Iterator[Obstacle]:
-    try:
-        comm = procfs.text(f"/proc/{tid}/comm").strip()
-    except procfs.GONE:
-        return
-    remedy = "end that process, or restore in a PID namespace of its own"
-    yield Obstacle(0, f"PID {tid}", f"it is in use on this machine, by {comm}", remedy)
 
 
 class Inherited:
@@ -313,7 +345,7 @@ def create(source: Source, stubs: Stubs, inherited: Inherited, options: RestoreO
         if inherited.namespace >= 0:
             root.call("setns", inherited.namespace, CLONE_NEWNS)
         for step in pstree.creation_plan(source.hierarchy, options.shell_job):
-            _carry_out(step, stubs, source, files)
+            carry_out(step, stubs, source.shared, source.exit_signals, files.lead)
         files.attach(stubs.leaders)
         for task in source.hierarchy.tasks:
             if task.pid in source.zombies:
@@ -322,29 +354,13 @@ def create(source: Source, stubs: Stubs, inherited: Inherited, options: RestoreO
         raise RestoreError(f"the processes cannot be created ({error}); see whether a limit on processes or memory is reached") from error
 
 
-def _carry_out(step: pstree.Step, stubs: Stubs, source: Source, files: FilesRestore) -> None:
-    task = stubs.leaders[step.actor]
-    if step.call == "fork":
-        shared = sharing.flags(source.shared, step.actor, step.argument)
-        stubs.create_child(task, step.argument, shared, source.exit_signals.get(step.argument, signal.SIGCHLD))
-    elif step.call == pstree.FORK_BESIDE:
-        stubs.create_sibling(task, step.argument)
-    elif step.call == pstree.END:
-        stubs.end_helper(step.actor, step.argument)
-    elif step.call == "setsid":
-        task.call("setsid")
-        files.lead(step.actor, task)
-    else:
-        task.call("setpgid", 0, step.argument)
-
-
-def fill(task: TaskImages, stubs: Stubs, files: FilesRestore, inherited: Inherited) -> int:
+def fill(task: TaskImages, basis: Basis, files: FilesRestore, inherited: Inherited, release: Optional[Release]) -> int:
     """Give a process its memory and directories; return the pages read. Raises RestoreError."""
-    leader = stubs.leaders[task.pid]
+    leader = basis.stubs.leaders[task.pid]
     try:
         restore_mm(leader, task.mm, files.local(task.mm.exe_file_id))
         attributes.restore_page_size(leader, task.cores[0].tc, task.mm)
-        pages = memory.build(leader, task.mm, task.extents, inherited.pages, inherited.of_mapping)
+        pages = basis.build(leader, task, inherited, release.free if release else None)
         restore_fs(task.fs, files, leader)
     except OSError as error:
         raise RestoreError(f"process {task.pid} cannot be built ({error}); check that the machine has what the dump's had") from error

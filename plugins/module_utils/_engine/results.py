@@ -93,6 +93,20 @@ class RestorePlan:
 
 
 @dataclass(frozen=True)
+class ReceiveResult:
+    """What a `page_server` received."""
+
+    images_dir: str
+    dump_id: str
+    parent_id: str
+    pages_received: int
+    bytes_deduplicated: int
+    """Bytes freed in the parents by auto_dedup."""
+    wall_time: int
+    warnings: Tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class DedupResult:
     """What `dedup` did, or would do."""
 
@@ -165,6 +179,59 @@ class SquashResult:
 
 
 @dataclass(frozen=True)
+class RoundFigures:
+    """One round of a move, while the tree ran."""
+
+    number: int
+    pages: int
+    bytes: int
+    """As sent, with all that goes with them."""
+    time: int
+    dirty_rate: int
+    """Pages a second that the tree wrote to since the round before; 0 for the first one."""
+
+
+@dataclass(frozen=True)
+class StopFigures:
+    """The parts of the time that a tree stood still while it moved, and what was sent in it."""
+
+    freeze: int
+    scan: int
+    """Reading its state, and finding what it has written to."""
+    copy: int
+    """Taking the pages, and writing the images."""
+    send: int
+    apply: int
+    """Completing the tree on the other host."""
+    resume: int
+    """The decision, until it runs there."""
+    pages: int
+    bytes: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.freeze + self.scan + self.copy + self.send + self.apply + self.resume
+
+
+@dataclass(frozen=True)
+class MigrateResult:
+    """What a `migrate` did: the tree runs on the other host, and no longer here."""
+
+    session: str
+    """UUID of the move."""
+    pids: Tuple[int, ...]
+    rounds: Tuple[RoundFigures, ...]
+    enough: str
+    """Why there were no more rounds: fits, not shrinking, max_rounds, or untracked."""
+    stop: StopFigures
+    lock_table: str
+    """The table of nf_tables that drops the packets of its connections here, to be deleted when their address has moved; or empty."""
+    wall_time: int
+    warnings: Tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class KeptDump:
     """One dump that `prune` keeps."""
 
@@ -193,4 +260,21 @@ class PruneResult:
     bytes_before: int
     """Of all the dumps, as allocated on disk."""
     bytes_after: int
+    warnings: Tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ReceiveTreeResult:
+    """What a `receive` did: the tree runs here."""
+
+    session: str
+    pid: int
+    pids: Tuple[int, ...]
+    rounds: int
+    bytes: int
+    """Of memory, that came in the rounds."""
+    pages_restored: int
+    """In the stop."""
+    restore_time: int
+    wall_time: int
     warnings: Tuple[str, ...] = ()

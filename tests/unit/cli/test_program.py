@@ -258,7 +258,6 @@ def test_the_log_may_go_to_standard_output(engine: Engine, capfd: pytest.Capture
 
 
 REFUSED: list[tuple[tuple[str, ...], int, str]] = [
-    (("page-server",), 1, "command page-server is not supported yet"),
     (("lazy-pages",), 1, "command lazy-pages is not supported yet"),
     (("cpuinfo", "dump"), 1, "command cpuinfo is not supported yet"),
     (("service",), 1, "command service is not supported yet"),

@@ -12,6 +12,7 @@ from typing import Callable, Dict, List, Mapping, Tuple
 import pytest
 from made_dumps import Made, Maker
 
+import _engine.dedup as deduplicating
 import _engine.images.punch as punching
 from _engine.dedup import dedup
 from _engine.errors import ChainError, ImagesError
@@ -140,7 +141,7 @@ def test_killed_at_any_step_the_newest_restores(
         return changed
 
     with monkeypatch.context() as patch:
-        patch.setattr(punching, "write_manifest", count(punching.write_manifest))
+        patch.setattr(deduplicating, "rewrite_pages", count(deduplicating.rewrite_pages))
         patch.setattr(punching, "syscall", count(punching.syscall))
         with pytest.raises(Killed):
             dedup(three[2].path)

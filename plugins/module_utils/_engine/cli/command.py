@@ -15,11 +15,13 @@ SUPPORTED_VERBS: Mapping[str, str] = {
     "squash": "make a dump hold all its pages itself, and remove its parents",
     "prune": "remove the dumps that no --keep rule keeps, of all those in the images dir",
     "verify": "read dumps and their parents whole, and tell all that is wrong with them",
+    "page-server": "receive the pages of a dump from another host",
+    "migrate": "move a process tree to another host while it runs",
+    "receive": "take a process tree that moves here",
     "check": "tell whether this machine has what the commands need",
 }
 
 UNSUPPORTED_VERBS: Mapping[str, str] = {
-    "page-server": "copy the images directory to the other host instead",
     "lazy-pages": "restore without it, all pages are there before a restored task runs",
     "cpuinfo": "restore checks the register state in the images against the CPU itself",
     "service": "start a command for each dump and restore instead",

@@ -42,10 +42,26 @@ GENERIC = (
     _supported("leave-stopped", FLAG, "leave the tasks stopped after the dump or the restore", "s"),
     _supported("restore-detached", FLAG, "do not wait for the restored tree to end", "d", twin=True),
     _supported("restore-sibling", FLAG, "restore the root task as a child of the caller; with --restore-detached", "S", twin=True),
-    _supported("daemon", FLAG, "the same as --restore-detached", twin=True, sets="restore_detached"),
+    _supported(
+        "daemon",
+        FLAG,
+        "the same as --restore-detached; a page server goes on in the background",
+        twin=True,
+        sets="restore_detached",
+    ),
     _supported("exec-cmd", FLAG, "after the restore, become the command that stands behind --"),
-    _supported("pidfile", VALUE, "write the PID of the restored root task to FILE, which must not exist", metavar="FILE"),
-    _supported("status-fd", VALUE, "write one \\0 to descriptor FD when the verb has succeeded, and close it", metavar="FD"),
+    _supported(
+        "pidfile",
+        VALUE,
+        "write the PID of the restored root task, or of the page server, to FILE, which must not exist",
+        metavar="FILE",
+    ),
+    _supported(
+        "status-fd",
+        VALUE,
+        "write one \\0 to descriptor FD on success, of a page server when it listens, and close it",
+        metavar="FD",
+    ),
     _supported("close", VALUE, "close descriptor FD first", metavar="FD"),
     _supported("action-script", VALUE, "run FILE at each stage, told by CRTOOLS_SCRIPT_ACTION; may be repeated", metavar="FILE"),
     _supported("timeout", VALUE, "seconds allowed for stopping the tree (default: 10; 0: no limit)", metavar="NUM"),
@@ -57,7 +73,7 @@ MEMORY = (
     _supported("prev-images-dir", VALUE, "the previous dump, relative to the images dir", metavar="DIR"),
     _supported("keep-parents", FLAG, "squash: remove none of the previous dumps", twin=True, ours=True),
     _supported("keep-restorable", FLAG, "dedup: free only zeros and what the parent has too", twin=True, ours=True),
-    _supported("auto-dedup", FLAG, "free in the previous dumps what this one replaces", twin=True),
+    _supported("auto-dedup", FLAG, "free in the previous dumps what this one replaces; on restore, the images as they are read", twin=True),
     _supported(
         "tracker",
         VALUE,
@@ -74,6 +90,34 @@ MEMORY = (
         choices=("auto", "live", "snapshot", "hold"),
         ours=True,
     ),
+)
+
+PAGE_SERVER = (
+    _supported("page-server", FLAG, "send the pages of a dump to a page server, instead of writing them to the images dir", twin=True),
+    _supported("address", VALUE, "address of the page server, or to listen on (default: 127.0.0.1)", metavar="ADDR"),
+    _supported("port", VALUE, "port of the page server, or to listen on (default there: 0, a free one, printed)", metavar="PORT"),
+    _supported("ps-socket", VALUE, "descriptor FD is the connection to the page server, or to its client", metavar="FD"),
+    _supported("tls", FLAG, "use TLS 1.3; both sides have to show a certificate", twin=True),
+    _supported("tls-cacert", VALUE, "trust certificates that the authority in FILE has signed", metavar="FILE"),
+    _supported("tls-cacrl", VALUE, "but not those that the revocation list in FILE names", metavar="FILE"),
+    _supported("tls-cert", VALUE, "our certificate (default: /etc/pki/criu/cert.pem)", metavar="FILE"),
+    _supported("tls-key", VALUE, "its key (default: /etc/pki/criu/private/key.pem)", metavar="FILE"),
+    _supported("tls-no-cn-verify", FLAG, "do not ask for the address of the page server in its certificate"),
+    _supported("tls-peer-cert", VALUE, "trust the certificate in FILE, and no other", metavar="FILE", ours=True),
+    _supported(
+        "tls-peer-fingerprint",
+        VALUE,
+        "trust the page server with this SHA-256 of its certificate, no other",
+        metavar="HEX",
+        ours=True,
+    ),
+)
+
+MIGRATE = (
+    _supported("max-downtime", VALUE, "milliseconds that sending the rest may take in the stop (default: 100)", metavar="MS", ours=True),
+    _supported("max-rounds", VALUE, "rounds at most before the stop (default: 10)", metavar="NUM", ours=True),
+    _supported("bandwidth-limit", VALUE, "bytes a second; K, M or G may follow (default: no limit)", metavar="SIZE", ours=True),
+    _supported("settle", VALUE, "find out what became of a move that was left in doubt", metavar="SESSION", ours=True),
 )
 
 STATE = (
@@ -149,23 +193,12 @@ HARMLESS_OPTIONS = (
     _harmless("weak-sysctls", FLAG, "sysctls are neither dumped nor restored", twin=True),
 )
 
-_PAGE_SERVER = "pages are written to the images dir only"
 _NAMESPACES = "a tree is restored in the namespaces of the caller"
 _CGROUPS = "cgroups are used where they are mounted, with the properties that CRIU takes by itself"
 _EXTERNAL = "mounts and devices outside the tree cannot be named; --external takes files and unix sockets"
 _LSM = "a tree is restored in the security domain of the engine, and refused if it was in another"
 
 REFUSED_OPTIONS = (
-    _refused("page-server", FLAG, _PAGE_SERVER, twin=True),
-    _refused("address", VALUE, _PAGE_SERVER),
-    _refused("port", VALUE, _PAGE_SERVER),
-    _refused("ps-socket", VALUE, _PAGE_SERVER),
-    _refused("tls", FLAG, _PAGE_SERVER, twin=True),
-    _refused("tls-cacert", VALUE, _PAGE_SERVER),
-    _refused("tls-cacrl", VALUE, _PAGE_SERVER),
-    _refused("tls-cert", VALUE, _PAGE_SERVER),
-    _refused("tls-key", VALUE, _PAGE_SERVER),
-    _refused("tls-no-cn-verify", FLAG, _PAGE_SERVER),
     _refused("lazy-pages", FLAG, "all pages are there before a restored task runs"),
     _refused("stream", FLAG, "images are files in the images dir", twin=True),
     _refused("freeze-cgroup", VALUE, "the tree is stopped task by task"),
@@ -195,6 +228,8 @@ RETENTION = (
 GROUPS: Table = {
     "Generic": GENERIC,
     "Memory": MEMORY,
+    "Page server": PAGE_SERVER,
+    "migrate": MIGRATE,
     "Kinds of state": STATE,
     "prune": RETENTION,
     "check": CHECK,

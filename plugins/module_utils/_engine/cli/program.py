@@ -26,7 +26,14 @@ _FAILED = 1
 _SIGNALLED = 128
 """Added to the number of the signal that ended the verb, as shells do."""
 
-_FAILURES = {"dump": "Dumping FAILED.", "pre-dump": "Pre-dumping FAILED.", "restore": "Restoring FAILED."}
+_FAILURES = {
+    "dump": "Dumping FAILED.",
+    "pre-dump": "Pre-dumping FAILED.",
+    "restore": "Restoring FAILED.",
+    "page-server": "Receiving FAILED.",
+    "receive": "Receiving FAILED.",
+    "migrate": "Migrating FAILED.",
+}
 """The last line of the log of a verb that failed, which programs look for."""
 
 

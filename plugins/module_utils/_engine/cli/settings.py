@@ -16,6 +16,7 @@ from .config_file import read_config
 from .getopt_long import parse
 from .option import HARMLESS, OPTIONAL, REFUSED, Given, Option
 from .option_table import OPTIONS
+from ..transfer.tls import CRIU_CERT, CRIU_KEY, TlsOptions
 
 DEFAULT_VERBOSITY = 2
 """CRIU's DEFAULT_LOGLEVEL: errors and warnings."""
@@ -59,6 +60,22 @@ class Settings:
     dry_run: bool = False
     tracker: str = "auto"
     freeze: str = "auto"
+    page_server: bool = False
+    address: str = "127.0.0.1"
+    port: int = 0
+    ps_socket: int = -1
+    tls: bool = False
+    tls_cacert: str = ""
+    tls_cacrl: str = ""
+    tls_cert: str = CRIU_CERT
+    tls_key: str = CRIU_KEY
+    tls_no_cn_verify: bool = False
+    tls_peer_cert: str = ""
+    tls_peer_fingerprint: str = ""
+    max_downtime: float = 0.1
+    max_rounds: int = 10
+    bandwidth_limit: int = 0
+    settle: str = ""
     shell_job: bool = False
     file_locks: bool = False
     tcp_established: bool = False
@@ -82,6 +99,21 @@ class Settings:
     verbosity: int = DEFAULT_VERBOSITY
     display_stats: bool = False
     version: bool = False
+
+
+def tls_options(settings: Settings) -> TlsOptions | None:
+    """Return what SETTINGS say about TLS, None for none."""
+    if not settings.tls:
+        return None
+    return TlsOptions(
+        cert=settings.tls_cert,
+        key=settings.tls_key,
+        peer_cert=settings.tls_peer_cert,
+        peer_fingerprint=settings.tls_peer_fingerprint,
+        cacert=settings.tls_cacert,
+        cacrl=settings.tls_cacrl,
+        verify_name=not settings.tls_no_cn_verify,
+    )
 
 
 def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
@@ -149,8 +181,20 @@ def _pid(option: Option, value: str) -> int:
     return pid
 
 
+def _port(option: Option, value: str) -> int:
+    port = _whole(option, value)
+    if port > 65535:
+        raise UsageError(f"option --{option.name} takes a port, 0 to 65535, not {value!r}")
+    return port
+
+
 def _seconds(option: Option, value: str) -> float:
     return float(_whole(option, value)) or NO_LIMIT
+
+
+def _milliseconds(option: Option, value: str) -> float:
+    """Return the seconds that VALUE milliseconds are."""
+    return _whole(option, value) / 1000
 
 
 def _size(option: Option, value: str) -> int:
@@ -213,8 +257,13 @@ _CONVERT: Mapping[str, Callable[[Option, str], object]] = {
     "keep-hourly": _whole,
     "keep-daily": _whole,
     "keep-weekly": _whole,
+    "ps-socket": _whole,
+    "port": _port,
     "timeout": _seconds,
     "ghost-limit": _size,
+    "max-downtime": _milliseconds,
+    "max-rounds": _whole,
+    "bandwidth-limit": _size,
 }
 
 _SPECIAL: Mapping[str, Callable[[Given, dict[str, Any]], None]] = {

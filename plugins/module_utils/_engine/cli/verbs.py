@@ -9,15 +9,15 @@ import os
 import signal
 import sys
 from dataclasses import dataclass
-from typing import Callable, NoReturn
+from typing import Callable, NoReturn, Optional
 from collections.abc import Mapping, Sequence
 
 from ..action_script import ActionScripts, ActionScriptError
 from ..errors import UsageError
-from ..options import DumpOptions, Hook, RestoreOptions, no_hook
+from ..options import DumpOptions, Hook, PageServerOptions, RestoreOptions, no_hook
 from .line_log import LineLog
 from .pidfile import check_pidfile, with_pidfile
-from .settings import Settings
+from .settings import Settings, tls_options
 from .stats import dump_stats, restore_stats
 from .status_fd import check_status_fd, report_ready
 
@@ -105,8 +105,18 @@ def _dump_options(session: Session) -> DumpOptions:
         irmap_scan_path=settings.irmap_scan_path,
         timeout=settings.timeout,
         force=settings.force,
+        page_server=_page_server_options(settings),
         hook=session.hook(),
     )
+
+
+def _page_server_options(settings: Settings) -> Optional[PageServerOptions]:
+    if not settings.page_server and settings.ps_socket < 0:
+        return None
+    if settings.ps_socket < 0 and not settings.port:
+        raise UsageError("--page-server needs a port; name it with --port")
+    tls = tls_options(settings) if settings.ps_socket < 0 else None  # as in CRIU: who gives a socket has seen to that
+    return PageServerOptions(settings.address, settings.port, settings.ps_socket, tls)
 
 
 def restore(session: Session) -> int:
@@ -185,6 +195,41 @@ def _wait_for_children() -> None:
     finally:
         for signum, handler in zip(signals, previous):
             signal.signal(signum, handler)
+
+
+def page_server(session: Session) -> int:
+    """Receive the pages of a dump."""
+    from .page_server import serve
+
+    return serve(session.settings, session.images_dir, session.log)
+
+
+def receive(session: Session) -> int:
+    """Take a tree that moves here; unless detached, wait until all of it has ended."""
+    from .moving import receive_tree
+
+    settings = session.settings
+    hook = with_pidfile(session.hook(), settings.pidfile)
+    check_pidfile(settings.pidfile)
+    result = receive_tree(settings, hook, session.log.logger, _say)
+    if result is None:
+        return 0
+    _warn(session, result.warnings)
+    session.log.logger.info("Restore finished successfully. Tasks resumed.")
+    if not settings.restore_detached:
+        _wait_for_children()
+    return 0
+
+
+def migrate(session: Session) -> int:
+    """Move a tree to another host."""
+    from .moving import migrate_tree
+
+    check_status_fd(session.settings.status_fd)
+    hook = session.hook()
+    migrate_tree(session.settings, hook, session.log.logger, _say)
+    _finish(session, hook, "Migration finished successfully")
+    return 0
 
 
 def dedup(session: Session) -> int:
@@ -295,5 +340,8 @@ VERBS: Mapping[str, Callable[[Session], int]] = {
     "squash": squash,
     "prune": prune,
     "verify": verify,
+    "page-server": page_server,
+    "migrate": migrate,
+    "receive": receive,
     "check": check,
 }

@@ -19,8 +19,8 @@ from .cursor import Cursor, locate
 from .directory import INVENTORY, PARENT, is_dump, is_dump_file
 from .image import ImagesDir
 from .magic import IMAGES_V1_1
-from .manifest import DUMP, PRE_DUMP, STILLFRAME, Manifest, read_manifest
-from .pagemap import PAGE_SIZE, Run
+from .manifest import DUMP, PAGE_SERVER, PRE_DUMP, STILLFRAME, Manifest, is_received, read_manifest
+from .pagemap import PAGE_SIZE, Run, iterate_runs
 from .ranges import total
 from .verification import verify_image, verify_images, verify_pages
 
@@ -34,6 +34,7 @@ class Dump:
     kind: str
     """dump or pre-dump."""
     inventory: Any
+    """None for a parent of which a page server has received the pages, and nothing else was copied there."""
     manifest: Manifest | None
     """None for a dump made by CRIU."""
 
@@ -55,6 +56,13 @@ class Dump:
     def pagemaps(self) -> list[str]:
         """Return the names of its pagemaps ("pagemap-123", "pagemap-shmem-5")."""
         return [name for name in self.images.names() if name.startswith("pagemap-")]
+
+    def covered(self, pid: int) -> str:
+        """Return the name of the image that tells which private pages of PID this dump holds or leaves to its parent; empty if none does.
+
+        Where the pages were sent to a page server, that is what was kept of its pagemap.
+        """
+        return next((name for name in (f"pagemap-{pid}", f"sent-pagemap-{pid}") if self.images.has(name)), "")
 
 
 class Extent(NamedTuple):
@@ -108,6 +116,10 @@ class Chain:
         if last is not None:
             yield last
 
+    def runs_of(self, name: str) -> Iterator[Run]:
+        """Yield the runs of pagemap NAME of the newest dump: pages that it can give, be they its own or a parent's. Raises ImagesError."""
+        return iterate_runs(self.top.images, name)
+
     def restorable(self) -> bool:
         """Return whether the newest dump can be restored: it is no pre-dump, and dedup has freed none of its pages."""
         return not self.obstacle()
@@ -116,6 +128,9 @@ class Chain:
         """Return in a sentence why the newest dump cannot be restored, empty when it can. Raises ChainError for a damaged chain."""
         if self.top.kind == PRE_DUMP:
             return f"{self.top.path} is a pre-dump: it holds memory only; restore a dump that was made on top of it"
+        manifest = self.top.manifest
+        if manifest and manifest.page_server and not self.top.pagemaps():
+            return f"the pages of {self.top.path} were sent to {manifest.page_server}; copy its images beside them, and restore it there"
         lost = sum(total(record.gone) for record in self.top.manifest.pages.values()) if self.top.manifest else 0
         if lost:
             return f"dedup freed {lost} pages of {self.top.path}, since a newer dump holds them; restore that newer dump"
@@ -169,8 +184,8 @@ class Chain:
                 cursor.close()
 
 
-def open_chain(path: str, verify: bool = True) -> Chain:
-    """Return the chain of the dump in directory PATH with all its parents.
+def open_chain(path: str, verify: bool = True, pages_only: bool = False) -> Chain:
+    """Return the chain of the dump in directory PATH with all its parents; with PAGES_ONLY it may be what a page server received.
 
     With VERIFY, everything that a restore of it needs is read and checked first, at the speed of the disk. Raises ChainError
     in one sentence for what is missing, cut short, changed, of another dump, or of a newer format.
@@ -183,7 +198,7 @@ def open_chain(path: str, verify: bool = True) -> Chain:
         if real in seen:
             raise leads_back(dumps[-1], here)
         seen.add(real)
-        dump = open_dump(here, dumps[-1] if dumps else None)
+        dump = open_dump(here, dumps[-1] if dumps else None, pages_only or bool(dumps))
         dumps.append(dump)
         here = parent_of(dump)
     chain = Chain(tuple(dumps))
@@ -203,13 +218,16 @@ def as_chain_error(error: ImagesError) -> ChainError:
     return error if isinstance(error, ChainError) else ChainError(str(error), error.path, error.offset)
 
 
-def open_dump(path: str, child: Dump | None = None) -> Dump:
+def open_dump(path: str, child: Dump | None = None, pages_only: bool = False) -> Dump:
     """Return the dump in directory PATH, the parent of CHILD where there is one. Raises ChainError where `open_chain` does."""
     if not os.path.isdir(path):
         if child is None:
             raise ChainError(f"{path} is not a directory; give the directory of a dump")
         text = f"{path}, the parent of {child.path}, is missing; put it back there, or use a full dump"
         raise ChainError(text, os.path.join(child.path, PARENT))
+    if pages_only and not is_dump(path) and is_received(path):
+        received = Dump(path, PRE_DUMP, None, read_manifest(path))
+        return received if child is None else _related(child, received)
     if not is_dump(path):
         role = "" if child is None else f", the parent of {child.path},"
         raise ChainError(f"{path}{role} holds no finished dump (no {INVENTORY}); use one that was finished", os.path.join(path, INVENTORY))
@@ -225,9 +243,7 @@ def open_dump(path: str, child: Dump | None = None) -> Dump:
         raise ChainError(f"{path}/{INVENTORY} has image version {inventory.img_version}, known here {IMAGES_V1_1}; use a newer Stillframe")
     kind = PRE_DUMP if inventory.HasField("pre_dump_mode") else DUMP
     dump = Dump(path, kind, inventory, manifest)
-    if child is not None:
-        _check_relation(child, dump)
-    return dump
+    return dump if child is None else _related(child, dump)
 
 
 def strange_files(path: str) -> list[str]:
@@ -246,18 +262,19 @@ def parent_of(dump: Dump) -> str | None:
     return os.path.realpath(link)
 
 
-def _check_relation(child: Dump, parent: Dump) -> None:
-    """Raise ChainError when CHILD was not made on top of PARENT, as far as their manifests tell."""
-    if child.manifest is None or child.manifest.made_by != STILLFRAME:
-        return
+def _related(child: Dump, parent: Dump) -> Dump:
+    """Return PARENT; raise ChainError when CHILD was not made on top of it, as far as their manifests tell."""
+    if child.manifest is None or child.manifest.made_by not in (STILLFRAME, PAGE_SERVER):
+        return parent
     if child.parent_id != parent.id:
         raise ChainError(
             f"{child.path} was made on top of dump {child.parent_id or 'none'}, but its parent {parent.path} holds dump "
             f"{parent.id or '(made by CRIU)'}; put the right one there"
         )
     mine, its = child.manifest.tree, parent.manifest.tree if parent.manifest else None
-    if its is not None and parent.id and mine.pid != its.pid:
+    if its is not None and its.pid and mine.pid and mine.pid != its.pid:
         raise ChainError(f"{child.path} is of the tree of process {mine.pid}, its parent {parent.path} of {its.pid}; put the right one in")
+    return parent
 
 
 def _located(cursors: list[Cursor], run: Run, first: int) -> Iterator[tuple[int, int, int, int]]:

@@ -24,7 +24,7 @@ from .checksum import Checksummer, fastest
 from .fault import faults
 from .image import ImagesDir
 from .magic import SUFFIX
-from .manifest import FILE_NAME, PARTIAL, ImageRecord, Manifest, PagesRecord, write_manifest
+from .manifest import FILE_NAME, PARTIAL, RECEIVED_NAME, ImageRecord, Manifest, PagesRecord, is_received, write_manifest
 
 _SYNCERS = 16
 INVENTORY = "inventory" + SUFFIX
@@ -59,7 +59,7 @@ def bytes_on_disk(images_dir: str) -> int:
 def is_dump_file(name: str) -> bool:
     """Return whether NAME is that of a file that belongs to a dump, whole or half."""
     name = name.removesuffix(PARTIAL)
-    return name.endswith(SUFFIX) or name in (PARENT, FILE_NAME, "stats-dump")
+    return name.endswith(SUFFIX) or name in (PARENT, FILE_NAME, RECEIVED_NAME, "stats-dump")
 
 
 class DumpDirectory:
@@ -154,7 +154,7 @@ class DumpDirectory:
         return manifest
 
     def _image_names(self) -> list[str]:
-        return [name for name in dump_files(self.path) if name not in (PARENT, FILE_NAME) and not name.startswith(PAGES)]
+        return [name for name in dump_files(self.path) if name not in (PARENT, FILE_NAME, RECEIVED_NAME) and not name.startswith(PAGES)]
 
     def _pages_names(self) -> list[str]:
         return [name for name in dump_files(self.path) if name.startswith(PAGES)]
@@ -190,7 +190,7 @@ def parent_path(images_dir: str, prev_images_dir: str) -> str:
         raise ImagesError(f"prev_images_dir {path} is not a directory; give the path of the parent dump, relative to images_dir")
     if os.path.realpath(path) == os.path.realpath(images_dir):
         raise ImagesError(f"prev_images_dir {path} is images_dir itself; give the directory of an earlier dump")
-    if not is_dump(path):
+    if not is_dump(path) and not is_received(path):
         raise ImagesError(f"prev_images_dir {path} holds no finished dump (no {INVENTORY}); give one that does, or make a full dump")
     return path
 

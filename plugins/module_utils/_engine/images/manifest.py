@@ -12,7 +12,7 @@ import json
 import os
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from ..errors import ChainError
@@ -22,10 +22,12 @@ from .image import create
 from .ranges import Range
 
 FILE_NAME = "stillframe.json"
+RECEIVED_NAME = "stillframe-pages.json"
+"""What a page server leaves beside the pages that it has received whole: a manifest of them alone."""
 FORMAT = 1
 PARTIAL = ".partial"
 DUMP, PRE_DUMP = "dump", "pre-dump"
-STILLFRAME, CRIU = "stillframe", "criu"
+STILLFRAME, CRIU, PAGE_SERVER = "stillframe", "criu", "page-server"
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,8 @@ class ImageRecord:
 
     size: int
     checksum: str
+    algorithm: str = ""
+    """Empty where it is the manifest's."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,8 @@ class PagesRecord:
     """The checksum of each stretch, gone pages counted as zeros. None for a dump made by CRIU."""
     gone: tuple[Range, ...] = ()
     """Pages of the file, counted from 0, that dedup has freed or is about to free."""
+    algorithm: str = ""
+    """Empty where it is the manifest's."""
 
 
 @dataclass(frozen=True)
@@ -105,12 +111,14 @@ class Manifest:
     """Microseconds, named as in DumpResult."""
     figures: Mapping[str, int] = field(default_factory=dict)
     """Pages, named as in DumpResult."""
+    page_server: str = ""
+    """Where the pages were sent to; empty when they are in the same directory."""
 
 
-def write_manifest(images_dir: str, manifest: Manifest) -> None:
+def write_manifest(images_dir: str, manifest: Manifest, name: str = FILE_NAME) -> None:
     """Put MANIFEST into IMAGES_DIR in one step: whoever reads finds the old one or the new. Raises ImagesError."""
-    path = manifest_path(images_dir)
-    body = {"format": FORMAT, **vars(manifest)}
+    path = os.path.join(images_dir, name)
+    body = {"format": FORMAT, **asdict(manifest)}
     body["checksum"] = _checksum(body)
     with faults("write", path):
         with create(path + PARTIAL) as file:
@@ -121,8 +129,42 @@ def write_manifest(images_dir: str, manifest: Manifest) -> None:
 
 
 def read_manifest(images_dir: str) -> Manifest | None:
-    """Return the manifest in IMAGES_DIR, None when there is none. Raises ChainError when it is damaged or of a newer format."""
-    path = manifest_path(images_dir)
+    """Return the manifest in IMAGES_DIR, with what a page server has received there, None when there is none.
+
+    Raises ChainError when it is damaged, of a newer format, or not of the dump that the pages are of.
+    """
+    own, received = _read(manifest_path(images_dir)), _read(os.path.join(images_dir, RECEIVED_NAME))
+    if own is None or received is None:
+        return own or received
+    if own.id and own.id != received.id:
+        raise ChainError(
+            f"{images_dir} holds the pages of dump {received.id} and the other images of dump {own.id}; copy those of one dump together"
+        )
+    images = {name: replace(record, algorithm=received.algorithm) for name, record in received.images.items()}
+    pages = {name: replace(record, algorithm=received.algorithm) for name, record in received.pages.items()}
+    return replace(own, images={**own.images, **images}, pages={**own.pages, **pages})
+
+
+def rewrite_pages(images_dir: str, manifest: Manifest) -> None:
+    """Put the pages that MANIFEST tells of into the file in IMAGES_DIR that tells of them now. Raises ImagesError, ChainError."""
+    received = _read(os.path.join(images_dir, RECEIVED_NAME))
+    if received is None:
+        write_manifest(images_dir, manifest)
+    else:  # the other file is copied there when it pleases the user, again and again
+        write_manifest(images_dir, replace(received, pages=manifest.pages), RECEIVED_NAME)
+
+
+def manifest_path(images_dir: str) -> str:
+    """Return the path of the manifest of the dump in IMAGES_DIR."""
+    return os.path.join(images_dir, FILE_NAME)
+
+
+def is_received(images_dir: str) -> bool:
+    """Return whether IMAGES_DIR holds pages that a page server has received whole."""
+    return os.path.isfile(os.path.join(images_dir, RECEIVED_NAME))
+
+
+def _read(path: str) -> Manifest | None:
     try:
         with open(path, "rb") as file:
             text = file.read()
@@ -146,11 +188,6 @@ def read_manifest(images_dir: str) -> Manifest | None:
     if manifest is None:
         raise _damaged(path)
     return manifest
-
-
-def manifest_path(images_dir: str) -> str:
-    """Return the path of the manifest of the dump in IMAGES_DIR."""
-    return os.path.join(images_dir, FILE_NAME)
 
 
 def _damaged(path: str) -> ChainError:
@@ -180,4 +217,4 @@ def _manifest(body: Mapping[str, Any]) -> Manifest:
 
 def _pages(record: Mapping[str, Any]) -> PagesRecord:
     gone = tuple((int(low), int(high)) for low, high in record["gone"])
-    return PagesRecord(int(record["size"]), tuple(record["stretches"]), gone)
+    return PagesRecord(int(record["size"]), tuple(record["stretches"]), gone, record.get("algorithm", ""))

@@ -60,9 +60,9 @@ def write_pagemap(images: ImagesDir, name: str, pagemap: Pagemap) -> None:
     write_runs(images, name, pagemap.pages_id, pagemap.runs)
 
 
-def write_runs(images: ImagesDir, name: str, pages_id: int, runs: Iterable[Run]) -> None:
-    """Write image NAME from RUNS, which may be too many to be held at once. Raises ImagesError."""
-    images.write(name, _with_head(schema.message("pagemap_head")(pages_id=pages_id), runs))
+def write_runs(images: ImagesDir, name: str, pages_id: int, runs: Iterable[Run], suffix: str = "") -> None:
+    """Write image NAME, SUFFIX added to its file name, from RUNS, which may be too many to be held at once. Raises ImagesError."""
+    images.write(name, _with_head(schema.message("pagemap_head")(pages_id=pages_id), runs), suffix)
 
 
 def read_pagemap(images: ImagesDir, name: str) -> Pagemap:

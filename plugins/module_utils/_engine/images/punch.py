@@ -19,7 +19,7 @@ from ..kernel.syscall import syscall
 from .chain import Dump
 from .checksum import stretches_of
 from .fault import fault, faults
-from .manifest import CRIU, Manifest, PagesRecord, write_manifest
+from .manifest import CRIU, Manifest, PagesRecord
 from .pagemap import PAGE_SIZE
 from .ranges import Range, difference, intersection, total, union
 from .verification import checksummer_for, verify_and_blank
@@ -89,12 +89,10 @@ def without(superfluous: Superfluous) -> Manifest:
     return replace(manifest, pages=records)
 
 
-def punch(superfluous: Superfluous, manifest: Manifest) -> None:
-    """Write MANIFEST, made by `without`, then free the pages. Raises ImagesError."""
-    dump = superfluous.dump
-    write_manifest(dump.path, manifest)
+def punch(superfluous: Superfluous) -> None:
+    """Free the pages; the manifest made by `without` has been written by then. Raises ImagesError."""
     for name, ranges in superfluous.pages.items():
-        path = os.path.join(dump.path, name)
+        path = os.path.join(superfluous.dump.path, name)
         with faults("write", path):
             fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
             try:
@@ -102,6 +100,16 @@ def punch(superfluous: Superfluous, manifest: Manifest) -> None:
                     punch_hole(fd, path, start * PAGE_SIZE, (end - start) * PAGE_SIZE)
             finally:
                 os.close(fd)
+
+
+def punch_range(path: str, offset: int, length: int) -> None:
+    """Free the LENGTH bytes from OFFSET of pages file PATH, which its manifest says to be gone. Raises ImagesError."""
+    with faults("write", path):
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            punch_hole(fd, path, offset, length)
+        finally:
+            os.close(fd)
 
 
 def _without(path: str, manifest: Manifest, record: PagesRecord, ranges: Sequence[Range]) -> PagesRecord:
@@ -115,12 +123,12 @@ def _without(path: str, manifest: Manifest, record: PagesRecord, ranges: Sequenc
             for found in pool.map(lambda share: _retaken(path, manifest, record, gone, share), shares):
                 for index, checksum in found.items():
                     checksums[index] = checksum
-    return PagesRecord(record.size, tuple(checksums), gone)
+    return replace(record, stretches=tuple(checksums), gone=gone)
 
 
 def _retaken(path: str, manifest: Manifest, record: PagesRecord, gone: Sequence[Range], stretches: Sequence[int]) -> dict[int, str]:
     """Return the checksums of STRETCHES of pages file PATH without the pages GONE, checked before. Raises ChainError, OSError."""
-    checksummer = checksummer_for(manifest, path)
+    checksummer = checksummer_for(manifest, path, record.algorithm)
     with open(path, "rb", buffering=0) as file:
         return {index: verify_and_blank(path, file.fileno(), checksummer, record, index, gone) for index in stretches}
 

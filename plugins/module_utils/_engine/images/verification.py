@@ -14,7 +14,7 @@ from .checksum import STRETCH, Checksummer, available, stretches_of
 from .directory import PAGES, dump_files
 from .fault import fault
 from .magic import SUFFIX, kind_of
-from .manifest import Manifest, PagesRecord
+from .manifest import STILLFRAME, Manifest, PagesRecord
 from .pagemap import PAGE_SIZE
 from .ranges import Range
 
@@ -41,8 +41,8 @@ def image_faults(images_dir: str, manifest: Manifest | None) -> Iterator[ChainEr
 
 def verify_image(images_dir: str, manifest: Manifest | None, name: str) -> None:
     """Check image NAME alone as `verify_images` does."""
-    if manifest is not None and manifest.images:
-        file_name = name + kind_of(name).suffix
+    file_name = name + kind_of(name).suffix
+    if manifest is not None and (file_name in manifest.images or (manifest.images and manifest.made_by == STILLFRAME)):
         _raise_first(_file_faults(os.path.join(images_dir, file_name), file_name, manifest))
 
 
@@ -57,7 +57,7 @@ def pages_faults(path: str, manifest: Manifest | None, stretches: Iterable[int] 
     if manifest is None or record is None or not record.stretches:
         return
     try:
-        checksummer = checksummer_for(manifest, path)
+        checksummer = checksummer_for(manifest, path, record.algorithm)
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
             yield from _size_faults(path, size, record.size)
@@ -102,13 +102,17 @@ def blank_bytes(gone: Sequence[Range], index: int) -> list[Range]:
     return [(start * PAGE_SIZE, end * PAGE_SIZE) for start, end in touching]
 
 
-def checksummer_for(manifest: Manifest, path: str) -> Checksummer:
-    """Return a checksummer for the checksums that MANIFEST has of PATH. Raises ChainError when this Python has none."""
+def checksummer_for(manifest: Manifest, path: str, algorithm: str = "") -> Checksummer:
+    """Return a checksummer for the checksums that MANIFEST has of PATH, by its own ALGORITHM if it has one.
+
+    Raises ChainError when this Python has none.
+    """
     if manifest.stretch != STRETCH:
         raise ChainError(f"{path} has checksums of {manifest.stretch} bytes each, not {STRETCH}; use the Stillframe that made the dump")
-    if not available(manifest.algorithm):
-        raise ChainError(f"{path} has {manifest.algorithm} checksums that this Python cannot compute; install its xxhash module")
-    return Checksummer(manifest.algorithm)
+    algorithm = algorithm or manifest.algorithm
+    if not available(algorithm):
+        raise ChainError(f"{path} has {algorithm} checksums that this Python cannot compute; install its xxhash module")
+    return Checksummer(algorithm)
 
 
 def _file_faults(path: str, name: str, manifest: Manifest) -> Iterator[ChainError]:
@@ -117,7 +121,7 @@ def _file_faults(path: str, name: str, manifest: Manifest) -> Iterator[ChainErro
         yield ChainError(f"{path} was not there when the dump was made; use another copy of the dump", path)
         return
     try:
-        checksummer = checksummer_for(manifest, path)
+        checksummer = checksummer_for(manifest, path, record.algorithm)
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
             yield from _size_faults(path, size, record.size)

@@ -54,6 +54,7 @@ class Trackers:
         self._looked: Dict[int, List[Mapping]] = {}
         self._surveyed: Dict[int, List[Mapping]] = {}
         self._inodes: Optional[Set[int]] = None
+        self._sends = options.page_server is not None
         self.arming = NONE
         """The tracker that this dump leaves armed."""
         self.warnings: List[str] = []
@@ -166,7 +167,7 @@ class Trackers:
 
     def _telling(self, pid: int) -> str:
         """Return who can tell what PID changed since the parent."""
-        if self._parent is None or not self._parent.top.images.has(f"pagemap-{pid}"):
+        if self._parent is None or not (self._parent.top.covered(pid) if self._sends else self._parent.top.images.has(f"pagemap-{pid}")):
             return NONE
         found, wanted = self._states.get(pid), self._options.tracker
         claims = found is not None and bool(found.dump_id) and found.dump_id == self._parent.dump_id
@@ -176,7 +177,7 @@ class Trackers:
                 return found.tracker
             if found.tracker == soft_dirty.NAME and soft_dirty.stands(pid, found.sentinel):
                 return found.tracker
-        return compare.NAME
+        return NONE if self._sends else compare.NAME  # what was sent is not here to be compared with
 
     def telling(self) -> str:
         """Return who told the changed pages of the tree: compare if it had to help anywhere."""

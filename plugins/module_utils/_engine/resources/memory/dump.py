@@ -8,16 +8,17 @@ from __future__ import annotations
 import logging
 import os
 import time
+import uuid
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple, Union
 
 from ...errors import TargetError, UsageError
 from ...images.chain import Chain
 from ...images.checksum import fastest
 from ...images.directory import DumpDirectory
 from ...images.manifest import PagesRecord
-from ...images.pagemap import PAGE_SIZE, iterate_runs, pages_path, write_runs
+from ...images.pagemap import PAGE_SIZE, Run, pages_path, write_runs
 from ...kernel import procfs
 from ...kernel.prctl import PR_GET_CHILD_SUBREAPER
 from ...options import DumpOptions
@@ -28,8 +29,10 @@ from ...tracking.compare import NAME as COMPARE
 from ...tracking.compare import Comparison
 from ...tracking.tracker import Contents
 from ...tracking.trackers import Trackers
+from ...transfer.page_client import PageClient
 from .mapping import Mapping, same_flags
 from .pages import PageRuns, PagesFile
+from .sent import SentObjects, SentPages
 from .shared import SharedMemory, SharedObject
 
 SPOOL_LIMIT = 4096
@@ -82,7 +85,16 @@ class TaskMemory:
 class MemoryDump:
     """The memory of a frozen tree. A context manager: leaving it ends the snapshots."""
 
-    def __init__(self, options: DumpOptions, directory: DumpDirectory, parent: Optional[Chain], log: logging.Logger) -> None:
+    def __init__(
+        self,
+        options: DumpOptions,
+        directory: DumpDirectory,
+        parent: Optional[Chain],
+        log: logging.Logger,
+        server: Optional[PageClient] = None,
+        make_file: Callable[[str, str, PageRuns], PagesFile] = PagesFile,
+    ) -> None:
+        self._make_file = make_file
         self._options = options
         self._directory = directory
         self._parent = parent
@@ -91,12 +103,14 @@ class MemoryDump:
         self._assumed: Dict[int, Tuple[Mapping, ...]] = {}
         self._tasks: List[TaskMemory] = []
         self._sources: Dict[int, int] = {}
-        self._files: Dict[int, PagesFile] = {}
+        self._files: Dict[int, Union[PagesFile, SentPages]] = {}
         self._snapshots: List[Snapshot] = []
         self._kept = ExitStack()
         self._open_files = ExitStack()
-        self._shared = SharedMemory(directory.path)
+        self._server = server
+        self._shared: Union[SharedMemory, SentObjects] = SentObjects(server) if server is not None else SharedMemory(directory.path)
         self._huge = False
+        self.dump_id = server.dump_id if server is not None else str(uuid.uuid4())
         self.freeze = "hold"
         self.write_time = 0.0
         """Seconds spent in writing pages."""
@@ -139,6 +153,10 @@ class MemoryDump:
         self._scans.append(TaskScan(pid, tracked.telling, tuple(contents)))
         return tuple(found)
 
+    def scanned(self) -> Dict[int, List[Mapping]]:
+        """Return by process the mappings that were scanned and are yet to be written."""
+        return {scan.pid: [mapping for mapping, _content in scan.contents] for scan in self._scans}
+
     def _sort_out(self) -> None:
         """Find from the scans what is to be written and what is left to the parent."""
         while self._scans:
@@ -147,7 +165,7 @@ class MemoryDump:
 
     def _runs(self, scan: TaskScan) -> PageRuns:
         runs = PageRuns()
-        trusted = scan.telling not in ("none", COMPARE)
+        trusted = scan.telling not in ("none", COMPARE) and (self._server is None or scan.pid in self._server.pids_in_parent)
         parent = _Coverage(self._parent, scan.pid if trusted else 0)
         for mapping, content in scan.contents:
             early = not mapping.forked
@@ -250,20 +268,26 @@ class MemoryDump:
                 self._tasks[index] = replace(task, runs=self._file(task).drop(lost))
         self.write_time += time.monotonic() - started
 
-    def _file(self, task: TaskMemory) -> PagesFile:
-        if task.pid not in self._files:
+    def _file(self, task: TaskMemory) -> Union[PagesFile, SentPages]:
+        if task.pid not in self._files and self._server is not None:
+            self._files[task.pid] = SentPages(self._server, task.name, task.runs)
+        elif task.pid not in self._files:
             path = pages_path(self._directory.path, task.pages_id)
-            self._files[task.pid] = self._open_files.enter_context(PagesFile(path, fastest(), task.runs))
+            self._files[task.pid] = self._open_files.enter_context(self._make_file(path, fastest(), task.runs))
         return self._files[task.pid]
 
     def write_images(self) -> Dict[str, PagesRecord]:
-        """Write the pagemaps; return the records of the pages files by name."""
+        """Write the pagemaps, or what is to be known of those sent; return the records of the pages files here by name."""
         records = {}
         for task in self._tasks:
             file = self._file(task)
-            write_runs(self._directory.images, task.name, task.pages_id, task.runs.for_pagemap())
-            records[os.path.basename(file.path)] = file.record()
+            name = task.name if isinstance(file, PagesFile) else f"sent-{task.name}"
+            write_runs(self._directory.images, name, task.pages_id, task.runs.for_pagemap())
+            if isinstance(file, PagesFile):
+                records[os.path.basename(file.path)] = file.record()
         self._shared.write_images(self._directory.images)
+        if self._server is not None:
+            self._server.finish()
         return records
 
     def figures(self) -> Figures:
@@ -283,7 +307,8 @@ class _Coverage:
     """Which pages a parent dump can give: what it does not have is never left to it."""
 
     def __init__(self, parent: Optional[Chain], pid: int) -> None:
-        self._runs = iterate_runs(parent.top.images, f"pagemap-{pid}") if parent is not None and pid else iter(())
+        name = parent.top.covered(pid) if parent is not None and pid else ""
+        self._runs: Iterator[Run] = parent.runs_of(name) if parent is not None and name else iter(())
         self._run = next(self._runs, None)
 
     def split(self, start: int, end: int) -> Iterator[Tuple[int, int, bool]]:

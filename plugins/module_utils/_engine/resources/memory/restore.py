@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Sequence
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence
 
 from ...errors import RestoreError
 from ...images.chain import Extent
@@ -15,7 +15,7 @@ from ...kernel import procfs
 from ...tracee.calls import Call, Reply
 from ...tracee.tracee import SCRATCH_SIZE, Tracee
 from . import aio, vdso
-from .mapping import MADV_POPULATE_WRITE, VMA_AREA_VDSO, VMA_AREA_VSYSCALL, VMA_AREA_VVAR, map_calls, settle_calls
+from .mapping import MADV_POPULATE_WRITE, VMA_AREA_VDSO, VMA_AREA_VSYSCALL, VMA_AREA_VVAR, map_calls, protect_call, settle_calls
 from .vdso import VdsoParts
 
 TASK_SIZE = (1 << 47) - PAGE_SIZE
@@ -23,6 +23,11 @@ TASK_SIZE = (1 << 47) - PAGE_SIZE
 _LOWEST = 1 << 32
 _PART = 1 << 20
 """Bytes: fits the processor's cache."""
+_GROUP = 2048
+"""Pages that are in the images and in a task at once, when the images are freed meanwhile."""
+
+Emptied = Callable[[int, Extent], None]
+"""Told which process has the content of an extent now, which the images need no longer hold."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,7 @@ class Parking:
 
 def find_parking(mms: Iterable[Any], stub: Tracee) -> Parking:
     """Return a place that is free in all the MMS and in STUB. Raises RestoreError when there is none."""
-    size = 2 * SCRATCH_SIZE + sum(VdsoParts.of_task(stub.pid).sizes.values())
+    size = parking_size(stub)
     used = [(vma.start, vma.end) for mm in mms for vma in mm.vmas if not vma.status & VMA_AREA_VSYSCALL]
     used += [(area.start, area.end) for area in procfs.maps(stub.pid) if area.end <= TASK_SIZE]
     end = _LOWEST
@@ -51,28 +56,69 @@ def find_parking(mms: Iterable[Any], stub: Tracee) -> Parking:
     raise RestoreError("no free stretch of addresses is left in the tree's address spaces; it cannot be restored")
 
 
+def parking_size(stub: Tracee) -> int:
+    """Return the bytes that a parking of STUB takes."""
+    return 2 * SCRATCH_SIZE + sum(VdsoParts.of_task(stub.pid).sizes.values())
+
+
+@dataclass(frozen=True)
+class _Layout:
+    vmas: Sequence[Any]
+
+
+def move_parking(stub: Tracee, vmas: Sequence[Any]) -> Parking:
+    """Move what waits in the parking of STUB to another one that is out of the way of VMAS. Raises OSError, RestoreError."""
+    parking = find_parking([_Layout(vmas)], stub)
+    stub.close_scratch()
+    stub.open_scratch(parking.address)
+    vdso.move(stub, parking.special)
+    return parking
+
+
 def clear(stub: Tracee, parking: Parking) -> None:
     """Leave nothing in the address space of STUB but what waits in PARKING. Raises OSError."""
     stub.open_scratch(parking.address)
     vdso.move(stub, parking.special)
+    unmap_all(stub, parking)
+
+
+def unmap_all(stub: Tracee, parking: Parking) -> None:
+    """Unmap in STUB all but what waits in PARKING already. Raises OSError."""
     end = parking.special + sum(VdsoParts.of_task(stub.pid).sizes.values())
     _check(stub.batch([Call("munmap", (0, parking.address)), Call("munmap", (end, TASK_SIZE - end))]))
 
 
-def build(stub: Tracee, mm: Any, extents: Sequence[Extent], pages: Dict[str, int], local: Callable[[Any], int]) -> int:
+def _none_there(vma: Any) -> bool:
+    return False
+
+
+def build(
+    stub: Tracee,
+    mm: Any,
+    extents: Sequence[Extent],
+    pages: Dict[str, int],
+    local: Callable[[Any], int],
+    there: Callable[[Any], bool] = _none_there,
+    emptied: Optional[Emptied] = None,
+) -> int:
     """Make the mappings of MM in STUB, cleared before, and fill them in; return the number of pages filled.
 
-    PAGES: the task's descriptors of the pages files by path. LOCAL: of what a vma_entry maps. Raises OSError, RestoreError.
+    PAGES: the task's descriptors of the pages files by path. LOCAL: of what a vma_entry maps. THERE tells which mappings
+    are there already, with pages that EXTENTS only add to. EMPTIED is told of what the stub has, as soon as it has it.
+    Raises OSError, RestoreError.
     """
     proxy = vdso.plan(mm.vmas, extents)
     vmas = aio.as_memory(vdso.as_memory(mm.vmas) if proxy else mm.vmas)
     extents = list(_without_special(vmas, extents))
     filled = _filled(vmas, extents)
-    _check(stub.batch(map_calls(vmas, filled, local)))
-    calls = list(_fill_calls(extents, pages))
-    for call, reply in zip(calls, stub.batch(calls)):
-        if call.name == "pread64" and reply.check() != call.args[2]:
-            raise RestoreError(f"the pages of process {stub.pid} could not be read whole; verify the dump")
+    _check(stub.batch(_mapping_calls(vmas, filled, [there(vma) for vma in mm.vmas], local)))
+    if emptied is None:
+        _read(stub, extents, pages)
+    else:
+        for group in _groups(extents):
+            _read(stub, group, pages)
+            for extent in group:
+                emptied(stub.pid, extent)
     _check(stub.batch(settle_calls(vmas, filled)))
     aio.restore(stub, mm.aios)
     if proxy:
@@ -80,6 +126,36 @@ def build(stub: Tracee, mm: Any, extents: Sequence[Extent], pages: Dict[str, int
     else:
         vdso.place(stub, vmas)
     return sum(extent.pages for extent in extents)
+
+
+def _mapping_calls(vmas: Sequence[Any], filled: Sequence[bool], there: Sequence[bool], local: Callable[[Any], int]) -> List[Call]:
+    """Return what makes those of VMAS that are not THERE, and lets those that are be FILLED."""
+    missing = [(vma, written) for vma, written, found in zip(vmas, filled, there) if not found]
+    calls = map_calls([vma for vma, _written in missing], [written for _vma, written in missing], local)
+    return calls + [protect_call(vma, written) for vma, written, found in zip(vmas, filled, there) if found]
+
+
+def _read(stub: Tracee, extents: Sequence[Extent], pages: Dict[str, int]) -> None:
+    calls = list(_fill_calls(extents, pages))
+    for call, reply in zip(calls, stub.batch(calls)):
+        if call.name == "pread64" and reply.check() != call.args[2]:
+            raise RestoreError(f"the pages of process {stub.pid} could not be read whole; verify the dump")
+
+
+def _groups(extents: Sequence[Extent]) -> Iterator[List[Extent]]:
+    """Yield EXTENTS in groups of _GROUP pages at most."""
+    group: List[Extent] = []
+    room = _GROUP
+    for extent in extents:
+        for done in range(0, extent.pages, _GROUP):
+            pages = min(_GROUP, extent.pages - done)
+            if pages > room:
+                yield group
+                group, room = [], _GROUP
+            group.append(Extent(extent.start + done * PAGE_SIZE, pages, extent.path, extent.offset + done * PAGE_SIZE))
+            room -= pages
+    if group:
+        yield group
 
 
 def _without_special(vmas: Sequence[Any], extents: Sequence[Extent]) -> Iterator[Extent]:

@@ -54,10 +54,8 @@ class SharedMemory:
 
     def copy(self, first_id: int, objects: Sequence[SharedObject]) -> None:
         """Write the content of OBJECTS, from pages file FIRST_ID on; the tree stands still. Raises ImagesError, OSError."""
-        huge = hugetlb.devices() if objects else {}
         for pages_id, (shmid, local) in enumerate(objects, start=first_id):
-            ranges = _filled_huge(local) if os.fstat(local).st_dev in huge else _filled(local)
-            runs = tuple(Run(start, (end - start) // PAGE_SIZE, False) for start, end in ranges)
+            runs = filled_runs(local)
             self._copy(local, runs, pages_path(self._images_dir, pages_id))
             self._objects.append(_Object(shmid, pages_id, runs))
 
@@ -98,6 +96,12 @@ def _send(target: int, source: int, start: int, end: int) -> None:
         if not done:
             return  # the object ends within its last page
         start += done
+
+
+def filled_runs(local: int) -> Tuple[Run, ...]:
+    """Return the runs of pages of LOCAL that hold data. Raises OSError."""
+    ranges = _filled_huge(local) if os.fstat(local).st_dev in hugetlb.devices() else _filled(local)
+    return tuple(Run(start, (end - start) // PAGE_SIZE, False) for start, end in ranges)
 
 
 def _filled(fd: int) -> Iterator[Tuple[int, int]]:

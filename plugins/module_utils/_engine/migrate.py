@@ -1,0 +1,269 @@
+# Copyright (c) 2026, Stillframe contributors
+# GNU General Public License v2.0 or later, so v3.0 too (see LICENSES/GPL-2.0-or-later.txt)
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""migrate: move a tree to another host, whose `receive` takes it, while it runs but for the very end.
+
+Rounds of what the tree has written to are sent until the rest is small; then it stops, the rest and its state are sent, and
+when the other host has it ready, it runs there and no longer here (`transfer/decision.py`). Until that moment every failure
+lets it go on here.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import uuid
+from contextlib import ExitStack, suppress
+from functools import partial
+from typing import Iterator, List, Optional, Sequence
+
+from . import dump as dumping
+from . import pre_dump as pre_dumping
+from .clock import Clock
+from .errors import EngineError, MoveError, Obstacle, UnsupportedError
+from .images.checksum import CRC32, available, fastest
+from .images.directory import DumpDirectory
+from .images.manifest import PRE_DUMP
+from .images.schema import message
+from .kernel import procfs
+from .options import Connect, DumpOptions, MigrateOptions
+from .receive import FORMAT
+from .resources import pstree, sharing, zombies
+from .resources.files.dump import FilesDump
+from .resources.files.tcp_guard import lock_table
+from .resources.inventory import inventory
+from .resources.memory.dump import MemoryDump
+from .resources.memory.mapping import dump_mappings
+from .resources.memory.sysv import SysvDump
+from .resources.mounts.dump import MountsDump
+from .results import MigrateResult, RoundFigures, StopFigures
+from .target import check_target
+from .tracee.freeze import FrozenTree
+from .tracking import state, uffd_wp
+from .tracking.trackers import NONE, Trackers, armable
+from .transfer import needs, shape
+from .transfer.codec import pack, pack_areas, pack_shape, unpack
+from .transfer.convergence import UNTRACKED, enough
+from .transfer.decision import Decision, ask, prune, read_down, strike_out
+from .transfer.received import PrivateDirectory
+from .transfer.sending import SentChain, StreamedPages, send_images
+from .transfer.wire import ABORT, APPLIED, AREAS, FINAL, HELLO, NEEDS, OBSTACLES, READY, ROUND_END, TREE, Link
+
+
+def migrate(options: MigrateOptions, connect: Connect, log: logging.Logger) -> MigrateResult:
+    """Move the tree under options.tree to the host whose `receive` a connection that CONNECT returns leads to.
+
+    Raises EngineError: then the tree runs on here as before, with nothing of ours in it; but InDoubt, then it is left stopped.
+    """
+    pids = check_target(options.tree)
+    prune("source")
+    before = [pid for pid in pids if state.load(pid) is not None]
+    try:
+        link = Link(connect(options.link_timeout), options.link_timeout, options.bandwidth_limit)
+    except OSError as error:
+        raise MoveError(f"the destination cannot be reached ({error}); start a receiver there, and check address and port") from error
+    with link, PrivateDirectory() as directory:
+        move = _Move(options, connect, log, link, directory)
+        try:
+            return move.run(pids)
+        except EngineError as error:
+            with suppress(MoveError):
+                link.send(ABORT, str(error).encode())
+            _disarm(options, before)
+            raise
+
+
+def settle(session: str, connect: Connect, timeout: float) -> bool:
+    """Find out what became of the tree of SESSION that was left stopped here, by a receiver on its destination.
+
+    Returns whether it runs there, and is ended here; else it goes on here. Raises MoveError, and InDoubt when nobody answers.
+    """
+    record = read_down("source", session)
+    if record is None:
+        raise MoveError(f"nothing is known of a session {session} here; give one whose outcome was left in doubt on this host")
+    reason = ask(session, connect, timeout, timeout, lost="earlier")
+    for pid, start in record.processes:
+        with suppress(*procfs.GONE):
+            if procfs.stat(pid).start_time == start and (not reason or pid in record.stopped):
+                os.kill(pid, signal.SIGCONT if reason else signal.SIGKILL)
+    strike_out("source", session)
+    return not reason
+
+
+class _Move:
+    """One move, as the source sees it."""
+
+    def __init__(self, options: MigrateOptions, connect: Connect, log: logging.Logger, link: Link, directory: str) -> None:
+        self._options = options
+        self._connect = connect
+        self._log = log
+        self._link = link
+        self._directory = directory
+        self._session = str(uuid.uuid4())
+        self._clock = Clock()
+        self._sent: Optional[SentChain] = None
+        self._rounds: List[RoundFigures] = []
+        self._warnings: List[str] = []
+
+    def run(self, pids: Sequence[int]) -> MigrateResult:
+        """Move the tree. Raises EngineError."""
+        self._greet()
+        self._check(pids)
+        message("core_entry")  # builds the whole schema, once: not in the stop
+        reason = UNTRACKED if armable(self._options.tracker) == NONE else ""
+        while not reason:
+            self._rounds.append(self._round(len(self._rounds) + 1))
+            self._log.info("Round %d: %d pages", self._rounds[-1].number, self._rounds[-1].pages)
+            reason = enough(self._rounds, self._options.max_downtime, self._options.max_rounds)
+        return self._stop(reason)
+
+    def _greet(self) -> None:
+        algorithms = [name for name in (fastest(), CRC32) if available(name)]
+        self._link.send(HELLO, pack({"format": FORMAT, "session": self._session, "algorithms": algorithms}))
+        algorithm = unpack(self._link.expect(HELLO)).get("algorithm")
+        if algorithm not in algorithms:
+            raise MoveError("the destination wants a checksum that is not known here; use the same Stillframe on both hosts")
+        self._link.use(str(algorithm))
+
+    def _check(self, pids: Sequence[int]) -> None:
+        """Raise UnsupportedError or MoveError with all that stands in the way, here or there. Touches nothing."""
+        with Trackers(self._dump_options(0), None, self._log) as trackers:
+            dumping.refuse(self._dump_options(0), pids, trackers)
+        terminals = [obstacle for pid in pids for obstacle in _terminal(pid)]
+        if terminals:
+            raise UnsupportedError(terminals)
+        self._link.send(NEEDS, pack(needs.look(pids).values()))
+        found = needs.from_values(unpack(self._link.expect(OBSTACLES)).get("obstacles"))
+        if found:
+            raise needs.refused(found)
+
+    def _dump_options(self, number: int, last: bool = False) -> DumpOptions:
+        options = self._options
+        return DumpOptions(
+            tree=options.tree,
+            images_dir=os.path.join(self._directory, str(number)),
+            track_mem=not last,
+            leave_running=not last,
+            tracker=options.tracker,
+            shell_job=options.shell_job,
+            file_locks=options.file_locks,
+            ext_unix_sk=options.ext_unix_sk,
+            manage_cgroups=options.manage_cgroups,
+            tcp_established=options.tcp_established,
+            tcp_close=options.tcp_close,
+            skip_in_flight=options.skip_in_flight,
+            ghost_limit=options.ghost_limit,
+            timeout=options.timeout,
+        )
+
+    def _round(self, number: int) -> RoundFigures:
+        """Send what was written to since the round before, while the tree runs."""
+        clock, options, sent_before = Clock(), self._dump_options(number), self._link.bytes_sent
+        os.mkdir(options.images_dir)
+        pids = check_target(options.tree)
+        with ExitStack() as stack:
+            directory = stack.enter_context(DumpDirectory(options.images_dir))
+            trackers = stack.enter_context(Trackers(options, self._sent, self._log))
+            dumping.refuse(options, pids, trackers)
+            trackers.prepare(pids)
+            files, mounts = stack.enter_context(FilesDump(options)), stack.enter_context(MountsDump(options))
+            sender = partial(StreamedPages, self._link)
+            memory = stack.enter_context(MemoryDump(options, directory, self._sent, self._log, make_file=sender))
+            work = dumping.Work(options, directory, None, trackers, files, mounts, SysvDump(), memory, clock, dumping.common_tables(options))
+            self._link.send(TREE, pack_shape(shape.look(pids)))
+            pre_dumping.scan(work, pids)
+            for pid, mappings in memory.scanned().items():
+                self._link.send(AREAS, pack_areas(pid, dump_mappings(pid, mappings, files)))
+            memory.write_running()
+            memory.write_images()
+            self._link.send(ROUND_END)
+            kept = unpack(self._link.expect(APPLIED)).get("kept") is True
+            manifest = dumping.describe(work, PRE_DUMP, ())
+            directory.commit(inventory(manifest.id, track_mem=True, pre_dump=True), manifest)
+            trackers.remember(manifest.id)
+            pages = memory.figures().written
+        self._sent = SentChain.open(options.images_dir) if kept else None
+        since = self._rounds[-1].time if self._rounds else 0
+        rate = pages * 1_000_000 // since if since else 0
+        return RoundFigures(number, pages, self._link.bytes_sent - sent_before, clock.between("start", "end"), rate)
+
+    def _stop(self, reason: str) -> MigrateResult:
+        """Stop the tree, send the rest and its state, and let it run on the other host."""
+        clock, options, sent_before = Clock(), self._dump_options(len(self._rounds) + 1, last=True), self._link.bytes_sent
+        os.mkdir(options.images_dir)
+        pids = check_target(options.tree)
+        with ExitStack() as stack:
+            directory = stack.enter_context(DumpDirectory(options.images_dir))
+            trackers = stack.enter_context(Trackers(options, self._sent, self._log))
+            dumping.refuse(options, pids, trackers)
+            trackers.prepare(pids)
+            memory = stack.enter_context(MemoryDump(options, directory, self._sent, self._log))
+            self._hook("pre-freeze")
+            clock.mark("freezing")
+            with FrozenTree(options.tree, options.timeout) as tree:
+                clock.mark("frozen")
+                self._hook("post-freeze")
+                files = stack.enter_context(FilesDump(options, trackers.own_descriptors(tree.pids)))
+                mounts, segments = stack.enter_context(MountsDump(options)), stack.enter_context(SysvDump())
+                work = dumping.Work(options, directory, None, trackers, files, mounts, segments, memory, clock, dumping.common_tables(options))
+                tasks = dumping.collect(work, tree)
+                fs_ids, ended = sharing.fs_ids(tree.pids), [zombies.read(pid) for pid in tree.zombies]
+                hierarchy = pstree.read_tree(tree.pids + tree.zombies)
+                clock.mark("scanned")
+                memory.take(tree, files.memory_objects() + segments.objects())
+                memory.finish()
+                manifest = dumping.write(work, tasks, ended, hierarchy, fs_ids)
+                clock.mark("written")
+                send_images(self._link, options.images_dir)
+                self._link.send(FINAL)
+                clock.mark("sent")
+                self._link.expect(READY)
+                clock.mark("ready")
+                waits = (self._options.link_timeout, self._options.decision_timeout)
+                Decision(self._session, tree, self._connect, *waits).carry_out(self._link)
+                clock.mark("running")
+                self._let_go(work, tree, manifest.id)
+            figures = memory.figures()
+        marks = ("freezing", "frozen", "scanned", "written", "sent", "ready", "running")
+        freeze, scan, copy, send, apply, resume = (clock.between(first, second) for first, second in zip(marks, marks[1:]))
+        pages, sent = figures.written + figures.shared_written, self._link.bytes_sent - sent_before
+        stop = StopFigures(freeze, scan, copy, send, apply, resume, pages, sent)
+        table = lock_table(manifest.id) if files.lock_method() else ""
+        warnings = tuple(files.warnings() + trackers.warnings + self._warnings)
+        moved = tuple(task.pid for task in tasks)
+        self._log.info("Processes %s run on the other host", ", ".join(map(str, moved)))
+        return MigrateResult(self._session, moved, tuple(self._rounds), reason, stop, table, self._clock.between("start", "end"), warnings)
+
+    def _hook(self, stage: str) -> None:
+        self._options.hook(stage, {"CRTOOLS_INIT_PID": str(self._options.tree)})
+
+    def _let_go(self, work: dumping.Work, tree: FrozenTree, dump_id: str) -> None:
+        """End the tree here: it runs on the other host. Its connections stay mute."""
+        try:
+            work.trackers.forget()
+            work.files.keep(dump_id, tree.pids)
+        except EngineError as error:  # no reason to keep a second one of it
+            self._warnings.append(f"the tree runs on the other host, but what is left of it here: {error}")
+        finally:
+            tree.kill()
+
+
+def _terminal(pid: int) -> Iterator[Obstacle]:
+    """Refuse a process with a controlling terminal: it is given to a session when that is made, which is long before the files come."""
+    if procfs.stat(pid).tty:
+        why = "it has a controlling terminal, which a move cannot take along"
+        yield Obstacle(pid, "terminal", why, "run it without a terminal, or dump and restore it")
+
+
+def _disarm(options: MigrateOptions, before: Sequence[int]) -> None:
+    """Take our trackers out of the tree again, but for processes that had one BEFORE."""
+    with suppress(EngineError, *procfs.GONE), FrozenTree(options.tree, options.timeout) as tree:
+        for task in tree.tasks:
+            found = state.load(task.pid)
+            tracker = uffd_wp.find(task.pid, found) if task.pid not in before else None
+            if tracker is not None:
+                tracker.close()
+                task.leader.call("close", tracker.number)
+                task.release_scratch()
+                state.forget(task.pid)

@@ -1,0 +1,51 @@
+# Copyright (c) 2026, Stillframe contributors
+# GNU General Public License v2.0 or later, so v3.0 too (see LICENSES/GPL-2.0-or-later.txt)
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The shape of a tree: which processes it has, and what only their creation can give them."""
+
+from __future__ import annotations
+
+from typing import Dict, List, NamedTuple, Sequence, Tuple
+
+from ..kernel import procfs
+from ..kernel.kcmp import KCMP_FILES, KCMP_FS, group
+from ..resources import attributes
+from ..resources.pstree import Process, Pstree
+
+
+class Member(NamedTuple):
+    """One process of a tree."""
+
+    pid: int
+    ppid: int
+    """0 for the root."""
+    pgid: int
+    sid: int
+    files: int
+    """The first process with its descriptor table."""
+    fs: int
+    """The first process with its directories."""
+    exit_signal: int
+
+
+Shape = Tuple[Member, ...]
+"""The root first, parents before their children; those that have ended are left out."""
+
+
+def look(pids: Sequence[int]) -> Shape:
+    """Return the shape of the tree of PIDS, its root first. Raises OSError for one that is gone."""
+    files, fs = _first(pids, KCMP_FILES), _first(pids, KCMP_FS)
+    found: List[Member] = []
+    for pid in pids:
+        stat = procfs.stat(pid)
+        found.append(Member(pid, stat.ppid if found else 0, stat.pgrp, stat.session, files[pid], fs[pid], attributes.exit_signal(pid)))
+    return tuple(found)
+
+
+def _first(pids: Sequence[int], kind: int) -> Dict[int, int]:
+    return {pids[index]: pids[members[0]] for members in group(kind, [(pid, 0) for pid in pids]) for index in members}
+
+
+def hierarchy(shape: Shape) -> Pstree:
+    """Return who is whose child, session and group in SHAPE."""
+    return Pstree(tuple(Process(one.pid, one.ppid, one.pgid, one.sid, (one.pid,)) for one in shape))

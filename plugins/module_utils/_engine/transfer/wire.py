@@ -1,0 +1,142 @@
+# Copyright (c) 2026, Stillframe contributors
+# GNU General Public License v2.0 or later, so v3.0 too (see LICENSES/GPL-2.0-or-later.txt)
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Frames on the connection between the two ends of a move: whole, unchanged and in their order, or refused.
+
+A frame is a header of 40 bytes (magic, kind, length, number of the frame, checksum), then its body. The checksum covers all but
+itself and the magic. Who the other end is, is for the connection to know (TLS): this tells accidents from data, no more.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+import time
+from dataclasses import dataclass
+from typing import Union
+
+from ..errors import MoveError
+from ..images.checksum import CRC32, Checksummer
+
+HELLO, NEEDS, OBSTACLES, TREE, AREAS, PAGES, ROUND_END, APPLIED = range(1, 9)
+IMAGE, DATA, FINAL, READY, COMMIT, RUNNING, ABORT, SETTLE, STATE = range(9, 18)
+NAMES = (
+    "hello needs obstacles tree areas pages round-end applied image data final ready commit running abort settle state".split()
+)
+LARGEST = 8 << 20
+"""Bytes of a body: what either end holds of the other's data at a time."""
+_SMALL = 1 << 12
+_MAGIC = b"SFmv"
+_HEADER = struct.Struct("<4sB3xIQ16s4x")
+_COVERED = struct.Struct("<BIQ")
+
+Part = Union[bytes, bytearray, memoryview]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A frame that came whole; its body is overwritten by the next one."""
+
+    kind: int
+    body: memoryview
+
+
+class Link:
+    """One end of a connection. Every wait for the other end ends after TIMEOUT seconds. A context manager."""
+
+    def __init__(self, sock: socket.socket, timeout: float, bandwidth: int = 0) -> None:
+        """BANDWIDTH: bytes a second that are sent at most, 0 for no limit."""
+        self._socket = sock
+        self._bandwidth = bandwidth
+        self._checksummer = Checksummer(CRC32)
+        self._sent = self._received = 0
+        self._buffer = bytearray(1 << 16)
+        self._due = 0.0
+        self.bytes_sent = 0
+        sock.settimeout(timeout)
+        if sock.family in (socket.AF_INET, socket.AF_INET6):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def __enter__(self) -> Link:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._socket.close()
+
+    def use(self, algorithm: str) -> None:
+        """Take checksums with ALGORITHM from now on."""
+        self._checksummer = Checksummer(algorithm)
+
+    def wait_at_most(self, timeout: float) -> None:
+        """Let every wait end after TIMEOUT seconds from now on."""
+        self._socket.settimeout(timeout)
+
+    def send(self, kind: int, *parts: Part) -> None:
+        """Send a frame whose body is PARTS, one behind the other. Raises MoveError."""
+        body = b"".join(parts) if len(parts) != 1 else parts[0]
+        header = _HEADER.pack(_MAGIC, kind, len(body), self._sent, self._checksum(kind, self._sent, body))
+        self._sent += 1
+        self._pace(len(header) + len(body))
+        try:
+            if len(body) > _SMALL:
+                self._socket.sendall(header)
+                self._socket.sendall(body)
+            else:  # the other end may be gone when it has all of it
+                self._socket.sendall(header + bytes(body))
+        except OSError as error:
+            raise MoveError(f"the connection was lost while sending ({error}); move again when it is sound") from error
+        self.bytes_sent += len(header) + len(body)
+
+    def receive(self) -> Frame:
+        """Return the next frame. Raises MoveError for one that is damaged, too large or out of order, and when the other end is gone."""
+        header = bytearray(_HEADER.size)
+        self._fill(memoryview(header))
+        magic, kind, length, number, checksum = _HEADER.unpack(header)
+        if magic != _MAGIC or not 0 < kind <= len(NAMES) or length > LARGEST or number != self._received:
+            raise MoveError("what comes over the connection is no frame of a move; see who is at its other end")
+        self._received += 1
+        if length > len(self._buffer):
+            self._buffer = bytearray(length)
+        body = memoryview(self._buffer)[:length]
+        self._fill(body)
+        if self._checksum(kind, number, body) != checksum:
+            raise MoveError(f"frame {number} ({NAMES[kind - 1]}) was changed on its way; move again")
+        return Frame(kind, body)
+
+    def expect(self, kind: int) -> memoryview:
+        """Return the body of the next frame, which must be of KIND; one that tells of a failure raises MoveError with its reason."""
+        frame = self.receive()
+        if frame.kind == ABORT and kind != ABORT:
+            raise MoveError(bytes(frame.body[:2000]).decode("utf-8", "replace"))
+        if frame.kind != kind:
+            raise MoveError(f"a {NAMES[frame.kind - 1]} came where a {NAMES[kind - 1]} was due; use the same Stillframe on both hosts")
+        return frame.body
+
+    def _fill(self, view: memoryview) -> None:
+        while view:
+            try:
+                got = self._socket.recv_into(view)
+            except OSError as error:
+                raise MoveError(f"the connection was lost while waiting ({error}); move again when it is sound") from error
+            if not got:
+                raise MoveError("the other end has closed the connection; see its log")
+            view = view[got:]
+
+    def _checksum(self, kind: int, number: int, body: Part) -> bytes:
+        """Return 16 characters, filled up with zeros."""
+        head = self._checksummer.of(_COVERED.pack(kind, len(body), number))
+        mine = self._checksummer.of(memoryview(body))
+        return f"{int(head, 16) ^ int(mine, 16):016x}".encode()
+
+    def _pace(self, size: int) -> None:
+        """Wait until SIZE bytes may be sent."""
+        if self._bandwidth:
+            now = time.monotonic()
+            self._due = max(self._due, now)
+            if self._due > now:
+                time.sleep(self._due - now)
+            self._due += size / self._bandwidth
