@@ -70,6 +70,12 @@ options:
       - Of files that only the tree sees, in a private C(/tmp) or a tmpfs of its own, each mount may have as much, but at least V(64M).
     type: str
     default: 1M
+  irmap_scan_path:
+    description:
+      - Directories that are searched for files that the tree watches by inotify or fanotify and to which no path is known otherwise.
+    type: list
+    elements: path
+    default: []
   link_remap:
     description:
       - Carry files that the tree has open and that are no longer under the path that they were opened by, but have other names.
@@ -272,6 +278,7 @@ ARGUMENTS: _argspecs.ArgumentSpec = {
     "track_mem": {"type": "bool", "default": False},
     "freeze": {"type": "str", "choices": ["auto", "live", "snapshot", "hold"], "default": "auto"},
     "ghost_limit": {"type": "str", "default": "1M"},
+    "irmap_scan_path": {"type": "list", "elements": "path", "default": []},
     "link_remap": {"type": "bool", "default": False},
 }
 

@@ -170,7 +170,8 @@ class _Move:
             files, mounts = stack.enter_context(FilesDump(options)), stack.enter_context(MountsDump(options))
             sender = partial(StreamedPages, self._link)
             memory = stack.enter_context(MemoryDump(options, directory, self._sent, self._log, make_file=sender))
-            work = dumping.Work(options, directory, None, trackers, files, mounts, SysvDump(), memory, clock, dumping.common_tables(options))
+            common = dumping.common_tables(options)
+            work = dumping.Work(options, directory, None, trackers, files, mounts, SysvDump(), memory, clock, common)
             self._link.send(TREE, pack_shape(shape.look(pids)))
             pre_dumping.scan(work, pids)
             for pid, mappings in memory.scanned().items():
@@ -206,7 +207,8 @@ class _Move:
                 self._hook("post-freeze")
                 files = stack.enter_context(FilesDump(options, trackers.own_descriptors(tree.pids)))
                 mounts, segments = stack.enter_context(MountsDump(options)), stack.enter_context(SysvDump())
-                work = dumping.Work(options, directory, None, trackers, files, mounts, segments, memory, clock, dumping.common_tables(options))
+                common = dumping.common_tables(options)
+                work = dumping.Work(options, directory, None, trackers, files, mounts, segments, memory, clock, common)
                 tasks = dumping.collect(work, tree)
                 fs_ids, ended = sharing.fs_ids(tree.pids), [zombies.read(pid) for pid in tree.zombies]
                 hierarchy = pstree.read_tree(tree.pids + tree.zombies)
