@@ -27,7 +27,7 @@ from .resources import core, preflight, pstree, sharing, zombies
 from .resources.files.dump import FilesDump
 from .resources.fs import dump_fs
 from .resources.inventory import inventory, machine, task_ids, tree_identity
-from .resources.memory import mapping, sysv
+from .resources.memory import guard, mapping, sysv
 from .resources.memory.dump import MemoryDump, require_freeze
 from .resources.memory.mm import dump_mm
 from .resources.mounts.dump import MountsDump
@@ -171,7 +171,7 @@ def _obstacles_of(options: DumpOptions, pids: Sequence[int], trackers: Trackers)
         try:
             obstacles += preflight.obstacles(pid)
             surveys[pid] = trackers.survey(pid)
-            obstacles += mapping.obstacles(pid, surveys[pid])
+            obstacles += [*mapping.obstacles(pid, surveys[pid]), *guard.obstacles(pid, surveys[pid])]
         except PermissionError as error:
             raise TargetError(f"process {pid} cannot be read ({error.strerror}); run as root, or with CAP_SYS_PTRACE") from error
     obstacles += sysv.obstacles(surveys)
@@ -195,11 +195,12 @@ def _collect_task(work: Work, task: Task) -> TaskImages:
     try:
         state = core.collect(task.pid, task.threads, task.stop_signal)
         mappings = work.memory.scan(task, work.trackers)
-        refused = list(mapping.obstacles(task.pid, mappings))
+        refused = [*mapping.obstacles(task.pid, mappings), *guard.obstacles(task.pid, mappings)]
         if refused:
             raise UnsupportedError(refused)
         work.sysv.add(task.pid, mappings)
-        mm = dump_mm(task.leader, mapping.dump_mappings(task.pid, mappings, work.files), work.files)
+        vmas = mapping.dump_mappings(task.pid, mappings, work.files) + guard.dump(task.pid, mappings)
+        mm = dump_mm(task.leader, vmas, work.files)
         return TaskImages(task.pid, state, mm, dump_fs(task.pid, work.files))
     except OSError as error:
         raise TargetError(f"process {task.pid} cannot be read ({error}); dump it again") from error

@@ -15,6 +15,7 @@ from ...images.pagemap import PAGE_SIZE
 from ...kernel import procfs
 from ...tracee.calls import Call, Reply
 from ...tracee.tracee import SCRATCH_SIZE, Tracee
+from . import guard
 from .mapping import VMA_AREA_VDSO, VMA_AREA_VSYSCALL, VMA_AREA_VVAR, VdsoParts, map_calls, settle_calls
 
 TASK_SIZE = (1 << 47) - PAGE_SIZE
@@ -95,7 +96,7 @@ def build(stub: Tracee, mm: Any, extents: Sequence[Extent], pages: Dict[str, int
     for call, reply in zip(calls, stub.batch(calls)):
         if reply.check() != call.args[2]:
             raise RestoreError(f"the pages of process {stub.pid} could not be read whole; verify the dump")
-    _check(stub.batch(settle_calls(mm.vmas, filled)))
+    _check(stub.batch(guard.restore_calls(mm.vmas) + settle_calls(mm.vmas, filled)))
     _place_special(stub, VdsoParts.of_image(mm.vmas))
     return sum(extent.pages for extent in extents)
 
