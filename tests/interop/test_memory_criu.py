@@ -1,7 +1,7 @@
 # Copyright (c) 2026, Stillframe contributors
 # GNU General Public License v2.0 or later, so v3.0 too (see LICENSES/GPL-2.0-or-later.txt)
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Guard regions: dumped by CRIU and restored by us, and the other way round.
+"""Guard regions and copy-on-write pages: dumped by CRIU and restored by us, and the other way round.
 
 STILLFRAME_CRIU names a CRIU that runs here; tests/interop/get-criu fetches one.
 """
@@ -18,6 +18,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1] / "integration"))
 from _engine.check import check  # noqa: E402
+from _engine.images.image import ImagesDir  # noqa: E402
 from victim import Lab, become_subreaper, children  # noqa: E402
 from victims import CRIU, run  # noqa: E402
 
@@ -55,5 +56,16 @@ def test_guard_regions(lab: Lab, dumper: str, restorer: str) -> None:
     victim = lab.start("guards", "unlocked")  # CRIU 4.2 restores none in locked memory
     victim.await_rest()
     carry(lab, victim.pid, dumper, restorer)
+    assert victim.ask() == "ok"
+    assert victim.ask("change") == "ok"
+
+
+@DIRECTIONS
+def test_copy_on_write_pages(lab: Lab, dumper: str, restorer: str) -> None:
+    victim = lab.start("family")
+    victim.await_rest()
+    carry(lab, victim.pid, dumper, restorer)
+    stats = ImagesDir(str(lab.folder / "images" / "1")).read_one("stats-restore").restore
+    assert stats.pages_skipped_cow > 4 * 2000
     assert victim.ask() == "ok"
     assert victim.ask("change") == "ok"

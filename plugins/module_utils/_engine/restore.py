@@ -26,8 +26,9 @@ from .resources.cgroups import CgroupsRestore
 from .resources.files.restore import FilesRestore
 from .resources.fs import restore_fs
 from .resources.memory import restore as memory
+from .resources.memory.family import FamilyMemory
+from .resources.memory.inheritance import Content
 from .resources.memory.mapping import VMA_ANON_SHARED, VMA_AREA_SYSVIPC, VMA_FILE_PRIVATE, VMA_FILE_SHARED, object_sizes, survey
-from .resources.memory.mm import restore_mm
 from .resources.memory.shared import fill as fill_object
 from .resources.memory.shared import new_anonymous
 from .resources.memory.sysv import SysvRestore
@@ -114,13 +115,18 @@ def restore(options: RestoreOptions, log: logging.Logger) -> RestoreResult:
         inherited = Inherited(source, files, mounts)
         stubs = stack.enter_context(Stubs())
         clock.mark("forking")
-        create(source, stubs, inherited, options)
-        for task in source.tasks:
-            cgroups.move_process(stubs.leaders[task.pid], task.cores[0])
-        clock.mark("forked")
+        family = FamilyMemory({task.pid: Content(task.mm, task.extents) for task in source.tasks}, inherited, files.local)
+        create_root(source, stubs, inherited, options, family)
         with ThreadPoolExecutor(1) as beside:
             verification = beside.submit(source.chain.verify_pages)
-            pages = sum(fill(task, stubs, files, inherited) for task in source.tasks)
+            if cgroups.together([task.cores[0] for task in source.tasks]):  # memory counts for the cgroup that it is filled in
+                family.compare(pstree.makers(source.hierarchy, options.shell_job))
+            create(source, stubs, options, family, cgroups)
+            clock.mark("forked")
+            for task in source.tasks:
+                fill(task, stubs, family)
+            for task in source.tasks:
+                settle(task, stubs, files, family)
             for task in filter(source.is_last_of_table, source.tasks):  # until then tables hold what is inherited, for all who share them
                 _place_descriptors(task, stubs.leaders[task.pid], files)
             verification.result()  # nothing has run yet of what was filled
@@ -143,9 +149,9 @@ def restore(options: RestoreOptions, log: logging.Logger) -> RestoreResult:
         dump_id=source.chain.dump_id,
         pid=root,
         pids=tuple(task.pid for task in source.tasks),
-        pages_compared=0,
-        pages_skipped_cow=0,
-        pages_restored=pages,
+        pages_compared=family.compared,
+        pages_skipped_cow=family.shared,
+        pages_restored=family.read,
         bytes_deduplicated=freed,
         forking_time=clock.between("forking", "forked"),
         restore_time=clock.between("start", "restored"),
@@ -288,22 +294,38 @@ class Inherited:
         return -1
 
 
-def create(source: Source, stubs: Stubs, inherited: Inherited, options: RestoreOptions) -> None:
-    """Create all processes, with empty address spaces, in their sessions and groups. Raises RestoreError."""
+def create_root(source: Source, stubs: Stubs, inherited: Inherited, options: RestoreOptions, family: FamilyMemory) -> None:
+    """Create the first process, with an empty address space; no other thread of ours may run yet. Raises RestoreError."""
     try:
-        first = pstree.first(source.hierarchy, options.shell_job)
-        root = stubs.create_root(first, inherited.descriptors, options.restore_sibling)
-        memory.clear(root, memory.find_parking([task.mm for task in source.tasks], root))
+        root = stubs.create_root(pstree.first(source.hierarchy, options.shell_job), inherited.descriptors, options.restore_sibling)
+        family.clear(root)
         root.call("close_range", 0, inherited.descriptors[0] - 1, 0)
         if inherited.namespace >= 0:
             root.call("setns", inherited.namespace, CLONE_NEWNS)
-        for step in pstree.creation_plan(source.hierarchy, options.shell_job):
-            _carry_out(step, stubs, source)
-        for task in source.hierarchy.tasks:
-            if task.pid in source.zombies:
-                zombies.restore(stubs, task.pid, source.zombies[task.pid], task.ppid)
     except OSError as error:
-        raise RestoreError(f"the processes cannot be created ({error}); see whether a limit on processes or memory is reached") from error
+        raise _not_created(error) from error
+
+
+def create(source: Source, stubs: Stubs, options: RestoreOptions, family: FamilyMemory, cgroups: CgroupsRestore) -> None:
+    """Create all other processes, in their sessions, groups and cgroups; fill those that others inherit from. Raises RestoreError."""
+    tasks = {task.pid: task for task in source.tasks}
+    try:
+        for step in pstree.creation_plan(source.hierarchy, options.shell_job):
+            if step.call in pstree.FORKS and family.bequeaths(step.argument):
+                cgroups.move_process(stubs.leaders[step.actor], tasks[step.actor].cores[0])
+                fill(tasks[step.actor], stubs, family)
+            _carry_out(step, stubs, source)
+        for process in source.hierarchy.tasks:
+            if process.pid in source.zombies:
+                zombies.restore(stubs, process.pid, source.zombies[process.pid], process.ppid)
+        for task in source.tasks:
+            cgroups.move_process(stubs.leaders[task.pid], task.cores[0])
+    except OSError as error:
+        raise _not_created(error) from error
+
+
+def _not_created(error: OSError) -> RestoreError:
+    return RestoreError(f"the processes cannot be created ({error}); see whether a limit on processes or memory is reached")
 
 
 def _carry_out(step: pstree.Step, stubs: Stubs, source: Source) -> None:
@@ -321,16 +343,26 @@ def _carry_out(step: pstree.Step, stubs: Stubs, source: Source) -> None:
         task.call("setpgid", 0, step.argument)
 
 
-def fill(task: TaskImages, stubs: Stubs, files: FilesRestore, inherited: Inherited) -> int:
-    """Give a process its memory and directories; return the pages read. Raises RestoreError."""
+def fill(task: TaskImages, stubs: Stubs, family: FamilyMemory) -> None:
+    """Give a process the content of its memory, unless it has it. Raises RestoreError."""
+    try:
+        family.fill(stubs.leaders[task.pid])
+    except OSError as error:
+        raise _not_built(task, error) from error
+
+
+def settle(task: TaskImages, stubs: Stubs, files: FilesRestore, family: FamilyMemory) -> None:
+    """Complete the memory of a process, which forks no more, and give it its directories. Raises RestoreError."""
     leader = stubs.leaders[task.pid]
     try:
-        restore_mm(leader, task.mm, files.local(task.mm.exe_file_id))
-        pages = memory.build(leader, task.mm, task.extents, inherited.pages, inherited.of_mapping)
+        family.settle(leader)
         restore_fs(task.fs, files, leader)
     except OSError as error:
-        raise RestoreError(f"process {task.pid} cannot be built ({error}); check that the machine has what the dump's had") from error
-    return pages
+        raise _not_built(task, error) from error
+
+
+def _not_built(task: TaskImages, error: OSError) -> RestoreError:
+    return RestoreError(f"process {task.pid} cannot be built ({error}); check that the machine has what the dump's had")
 
 
 def _place_descriptors(task: TaskImages, leader: Tracee, files: FilesRestore) -> None:

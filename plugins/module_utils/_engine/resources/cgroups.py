@@ -90,6 +90,10 @@ class CgroupsRestore:
         remedy = "make it, or use --manage-cgroups=ignore"
         return [Obstacle(pid, f"cgroup {one.hierarchy or 'v2'}:{one.path}", "it does not exist here", remedy) for one in missing]
 
+    def together(self, cores: Sequence[Any]) -> bool:
+        """Tell whether the processes of CORES are all in the same cgroups."""
+        return len({self._number(core) for core in cores}) <= 1
+
     def move_process(self, stub: Tracee, core: Any) -> None:
         """Put the process of STUB, with its one thread, where CORE says. Raises RestoreError."""
         now = cgroups.of_thread(stub.pid, stub.tid)

@@ -47,7 +47,7 @@ _ADVICE_OF = {"sr": 2, "rr": 1, "dc": MADV_DONTFORK, "dd": 16, "mg": 12, "hg": M
 """VmFlags of smaps (Documentation/filesystems/proc.rst) and the madvise(2) advice that sets each."""
 _LASTING = frozenset(_ADVICE_OF) | {"gd", "nr"}
 """The VmFlags that belong into a dump and that fork(2) copies."""
-_EARLY_ADVICE = (MADV_HUGEPAGE, MADV_NOHUGEPAGE)
+EARLY_ADVICE = (MADV_HUGEPAGE, MADV_NOHUGEPAGE)
 """What decides the size of the pages that a mapping is filled with."""
 _PROT_OF = {"r": mmap.PROT_READ, "w": mmap.PROT_WRITE, "x": mmap.PROT_EXEC}
 _VVAR_NAMES = ("[vvar]", "[vvar_vclock]")
@@ -290,7 +290,7 @@ def map_calls(vmas: Sequence[Any], filled: Sequence[bool], local: Callable[[Any]
         prot = vma.prot | (mmap.PROT_READ | mmap.PROT_WRITE if written else 0)
         fd, offset = (_NO_FD, 0) if anonymous else (local(vma), vma.pgoff)
         calls.append(Call("mmap", (vma.start, vma.end - vma.start, prot, flags, fd, offset)))
-        calls += [Call("madvise", (vma.start, vma.end - vma.start, advice)) for advice in _EARLY_ADVICE if vma.madv >> advice & 1]
+        calls += [Call("madvise", (vma.start, vma.end - vma.start, advice)) for advice in EARLY_ADVICE if vma.madv >> advice & 1]
     return calls
 
 
@@ -313,7 +313,7 @@ def settle_calls(vmas: Sequence[Any], filled: Sequence[bool]) -> List[Call]:
             calls.append(Call("mprotect", (vma.start, size, vma.prot)))
         if written and vma.prot & (mmap.PROT_READ | mmap.PROT_WRITE) != mmap.PROT_READ | mmap.PROT_WRITE:
             calls.append(Call("mprotect", (vma.start, size, vma.prot)))
-        late = (advice for advice in range(64) if vma.madv >> advice & 1 and advice not in _EARLY_ADVICE)
+        late = (advice for advice in range(64) if vma.madv >> advice & 1 and advice not in EARLY_ADVICE)
         calls += [Call("madvise", (vma.start, size, advice)) for advice in late]
         if vma.flags & MAP_LOCKED:
             guarded = any(vma.start < one.end and one.start < vma.end for one in guards)  # which mlock(2) cannot fill

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Sequence
@@ -12,10 +13,12 @@ from typing import Any, Callable, Dict, Iterable, Iterator, List, Sequence
 from ...errors import Obstacle, RestoreError
 from ...images.chain import Extent
 from ...images.pagemap import PAGE_SIZE
+from ...images.ranges import Range, difference, union
 from ...kernel import procfs
 from ...tracee.calls import Call, Reply
 from ...tracee.tracee import SCRATCH_SIZE, Tracee
 from . import guard
+from .inheritance import Inheritance, part
 from .mapping import VMA_AREA_VDSO, VMA_AREA_VSYSCALL, VMA_AREA_VVAR, VdsoParts, map_calls, settle_calls
 
 TASK_SIZE = (1 << 47) - PAGE_SIZE
@@ -30,6 +33,7 @@ class Parking:
     """A stretch of addresses that no task of the tree uses: the scratch mapping and the special mappings wait there."""
 
     address: int
+    end: int
 
     @property
     def special(self) -> int:
@@ -44,10 +48,10 @@ def find_parking(mms: Iterable[Any], stub: Tracee) -> Parking:
     end = _LOWEST
     for start, until in sorted(used):
         if start - end >= size:
-            return Parking(end)
+            return Parking(end, end + size)
         end = max(end, until)
     if TASK_SIZE - end >= size:
-        return Parking(end)
+        return Parking(end, end + size)
     raise RestoreError("no free stretch of addresses is left in the tree's address spaces; it cannot be restored")
 
 
@@ -55,8 +59,14 @@ def clear(stub: Tracee, parking: Parking) -> None:
     """Leave nothing in the address space of STUB but what waits in PARKING. Raises OSError."""
     stub.open_scratch(parking.address)
     _move_special(stub, parking.special)
-    end = parking.special + sum(VdsoParts.of_task(stub.pid).sizes.values())
-    _check(stub.batch([Call("munmap", (0, parking.address)), Call("munmap", (end, TASK_SIZE - end))]))
+    unmap(stub, parking, ())
+
+
+def unmap(stub: Tracee, parking: Parking, kept: Iterable[Range]) -> None:
+    """Leave nothing in the address space of STUB but what lies in PARKING, and the stretches KEPT, in ascending order. Raises OSError."""
+    left = union(kept, [(parking.address, parking.end)])
+    stub.moved()
+    _check(stub.batch([Call("munmap", (start, end - start)) for start, end in difference([(0, TASK_SIZE)], left)]))
 
 
 def _move_special(stub: Tracee, target: int) -> None:
@@ -84,21 +94,41 @@ def _sizes(sizes: Dict[str, int]) -> str:
     return ", ".join(f"{name} {size // PAGE_SIZE} pages" for name, size in sorted(sizes.items())) or "none"
 
 
-def build(stub: Tracee, mm: Any, extents: Sequence[Extent], pages: Dict[str, int], local: Callable[[Any], int]) -> int:
-    """Make the mappings of MM in STUB, cleared before, and fill them in; return the number of pages filled.
+def fill(
+    stub: Tracee, mm: Any, extents: Sequence[Extent], pages: Dict[str, int], local: Callable[[Any], int], inherited: Inheritance
+) -> int:
+    """Make the mappings of MM in STUB, which has nothing but what it has INHERITED, and fill them in; return the number of pages read.
 
     PAGES: the task's descriptors of the pages files by path. LOCAL: of what a vma_entry maps. Raises OSError, RestoreError.
     """
     extents = list(_without_special(mm.vmas, extents))
     filled = _filled(mm.vmas, extents)
-    _check(stub.batch(map_calls(mm.vmas, filled, local)))
-    calls = [call for extent in extents for call in _read_calls(extent, pages[extent.path])]
+    new = [(vma, written) for vma, written in zip(mm.vmas, filled) if (vma.start, vma.end) not in inherited.vmas]
+    made = map_calls([vma for vma, _written in new], [written for _vma, written in new], local)
+    _check(stub.batch(_inherit_calls(mm.vmas, filled, inherited) + made))
+    left = list(inherited.left(extents))
+    calls = [call for extent in left for call in _read_calls(extent, pages[extent.path])]
     for call, reply in zip(calls, stub.batch(calls)):
         if reply.check() != call.args[2]:
             raise RestoreError(f"the pages of process {stub.pid} could not be read whole; verify the dump")
+    return sum(extent.pages for extent in left)
+
+
+def settle(stub: Tracee, mm: Any, extents: Sequence[Extent]) -> None:
+    """Give the mappings of MM, which `fill` made from EXTENTS, what hinders that, or would be lost in a fork. Raises OSError."""
+    filled = _filled(mm.vmas, list(_without_special(mm.vmas, extents)))
     _check(stub.batch(guard.restore_calls(mm.vmas) + settle_calls(mm.vmas, filled)))
     _place_special(stub, VdsoParts.of_image(mm.vmas))
-    return sum(extent.pages for extent in extents)
+
+
+def _inherit_calls(vmas: Sequence[Any], filled: Sequence[bool], inherited: Inheritance) -> List[Call]:
+    """Return the calls that give the mappings INHERITED the protection of a new one of VMAS, and drop all other pages in them."""
+    calls = [
+        Call("mprotect", (vma.start, vma.end - vma.start, vma.prot | (mmap.PROT_READ | mmap.PROT_WRITE if written else 0)))
+        for vma, written in zip(vmas, filled)
+        if (vma.start, vma.end) in inherited.vmas
+    ]
+    return calls + [Call("madvise", (start, end - start, mmap.MADV_DONTNEED)) for start, end in inherited.dropped()]
 
 
 def _without_special(vmas: Sequence[Any], extents: Sequence[Extent]) -> Iterator[Extent]:
@@ -109,14 +139,10 @@ def _without_special(vmas: Sequence[Any], extents: Sequence[Extent]) -> Iterator
         for low, high in special:
             if low < end and start < high:
                 if start < low:
-                    yield _part(extent, start, low)
+                    yield part(extent, start, low)
                 start = high
         if start < end:
-            yield _part(extent, start, end)
-
-
-def _part(extent: Extent, start: int, end: int) -> Extent:
-    return Extent(start, (end - start) // PAGE_SIZE, extent.path, extent.offset + start - extent.start)
+            yield part(extent, start, end)
 
 
 def _filled(vmas: Sequence[Any], extents: Sequence[Extent]) -> List[bool]:
