@@ -27,7 +27,7 @@ from .resources import core, preflight, pstree, sharing, zombies
 from .resources.files.dump import FilesDump
 from .resources.fs import dump_fs
 from .resources.inventory import inventory, machine, task_ids, tree_identity
-from .resources.memory import guard, mapping, sysv
+from .resources.memory import guard, mapping, names, seal, sysv
 from .resources.memory.dump import MemoryDump, require_freeze
 from .resources.memory.mm import dump_mm
 from .resources.mounts.dump import MountsDump
@@ -199,7 +199,11 @@ def _collect_task(work: Work, task: Task) -> TaskImages:
         if refused:
             raise UnsupportedError(refused)
         work.sysv.add(task.pid, mappings)
-        vmas = mapping.dump_mappings(task.pid, mappings, work.files) + guard.dump(task.pid, mappings)
+        vmas = mapping.dump_mappings(task.pid, mappings, work.files)
+        for vma, one in zip(vmas, mappings):
+            seal.fill(vma, one)
+            names.fill(vma, one)
+        vmas += guard.dump(task.pid, mappings)
         mm = dump_mm(task.leader, vmas, work.files)
         return TaskImages(task.pid, state, mm, dump_fs(task.pid, work.files))
     except OSError as error:

@@ -26,6 +26,7 @@ from .resources.cgroups import CgroupsRestore
 from .resources.files.restore import FilesRestore
 from .resources.fs import restore_fs
 from .resources.memory import restore as memory
+from .resources.memory import seal
 from .resources.memory.family import FamilyMemory
 from .resources.memory.inheritance import Content
 from .resources.memory.mapping import VMA_ANON_SHARED, VMA_AREA_SYSVIPC, VMA_FILE_PRIVATE, VMA_FILE_SHARED, object_sizes, survey
@@ -234,7 +235,7 @@ def find_obstacles(
     for images in source.tasks:
         obstacles += core.check(images.pid, images.cores, source.filters)
         obstacles += cgroups.check(images.pid, images.cores[0])
-        obstacles += memory.check_vdso(images.pid, images.mm.vmas)
+        obstacles += memory.check_vdso(images.pid, images.mm.vmas) + seal.check(images.pid, images.mm.vmas)
     return obstacles + (mounts.check() or mounts.run(files.check))
 
 

@@ -24,6 +24,7 @@ EXTENSIONS: Mapping[str, Fields] = {
     "reg_file_entry": optional("bool", stillframe_outside=_OWN),
     "sk_packet_entry": optional("stillframe_sender", stillframe=_OWN),
     "unix_sk_entry": optional("stillframe_unix_entry", stillframe=_OWN),
+    "vma_entry": optional("stillframe_vma_entry", stillframe=_OWN),
 }
 """Fields that are added to CRIU's messages."""
 
@@ -35,7 +36,8 @@ MESSAGES: Mapping[str, Fields] = {
     + optional("int32", user_timeout=3, defer_accept=4, fastopen=5, linger2=6, syncnt=7, notsent_lowat=8, thin_linear_timeouts=9)
     + optional("int32", fastopen_connect=10, inq=11, save_syn=12)
     + optional("uint32", send_coverage=13, receive_coverage=14, checksum=15),
-    "stillframe_thread_entry": optional("bytes", affinity=1) + optional("uint64", timer_slack=2) + optional("uint32", ioprio=3),
+    "stillframe_thread_entry": optional("bytes", affinity=1) + optional("uint64", timer_slack=2) + optional("uint32", ioprio=3)
+    + optional("stillframe_numa_policy", numa=4),
     "stillframe_mount_entry": optional("string", origin=1, path=2, content=3)
     + optional("bool", whole=4)
     + repeated("string", removed=5)
@@ -45,6 +47,8 @@ MESSAGES: Mapping[str, Fields] = {
     "stillframe_netlink_entry": optional("uint32", type=1)
     + optional("bool", pktinfo=2, broadcast_error=3, no_enobufs=4, listen_all_nsid=5, cap_ack=6, ext_ack=7, get_strict_chk=8),
     "stillframe_packet_entry": optional("string", device=1) + optional("bool", qdisc_bypass=2, ignore_outgoing=3),
+    "stillframe_vma_entry": optional("bool", sealed=1) + optional("string", name=2) + optional("stillframe_numa_policy", numa=3),
+    "stillframe_numa_policy": required("uint32", mode=1) + required("bytes", nodes=2),
     "stillframe_sender": required("uint32", pid=1, uid=2, gid=3),
 }
 

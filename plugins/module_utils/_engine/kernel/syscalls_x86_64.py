@@ -169,4 +169,5 @@ NUMBERS: Mapping[str, int] = {
     "process_madvise": 440,
     "epoll_pwait2": 441,
     "mount_setattr": 442,
+    "mseal": 462,
 }

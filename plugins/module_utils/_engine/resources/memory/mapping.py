@@ -45,7 +45,7 @@ MADV_DONTFORK, MADV_HUGEPAGE, MADV_NOHUGEPAGE, MADV_WIPEONFORK = 10, 14, 15, 18
 _FLAG_OF = {"dp": MAP_DROPPABLE, "gd": MAP_GROWSDOWN, "lo": MAP_LOCKED, "nr": MAP_NORESERVE}
 _ADVICE_OF = {"sr": 2, "rr": 1, "dc": MADV_DONTFORK, "dd": 16, "mg": 12, "hg": MADV_HUGEPAGE, "nh": MADV_NOHUGEPAGE, "wf": MADV_WIPEONFORK}
 """VmFlags of smaps (Documentation/filesystems/proc.rst) and the madvise(2) advice that sets each."""
-_LASTING = frozenset(_ADVICE_OF) | {"gd", "nr"}
+_LASTING = frozenset(_ADVICE_OF) | {"gd", "nr", "sl"}
 """The VmFlags that belong into a dump and that fork(2) copies."""
 EARLY_ADVICE = (MADV_HUGEPAGE, MADV_NOHUGEPAGE)
 """What decides the size of the pages that a mapping is filled with."""
@@ -191,7 +191,9 @@ def _refused(mapping: Mapping) -> Optional[Tuple[str, str]]:
         return "huge pages of hugetlbfs are not supported yet", "run it without hugetlbfs"
     if "ss" in flags:
         return "a shadow stack is not supported yet", "run it without user shadow stacks (glibc.cpu.x86_shstk=off)"
-    if "um" in flags:
+    if "sf" in flags:
+        return "it is mapped with MAP_SYNC, which is not supported", "map it without MAP_SYNC"
+    if flags & {"um", "ui"}:
         return "a userfaultfd of its own handles its faults", "close that userfaultfd before the dump"
     return None
 

@@ -17,7 +17,7 @@ from ...images.ranges import Range, difference, union
 from ...kernel import procfs
 from ...tracee.calls import Call, Reply
 from ...tracee.tracee import SCRATCH_SIZE, Tracee
-from . import guard
+from . import guard, names, seal
 from .inheritance import Inheritance, part
 from .mapping import VMA_AREA_VDSO, VMA_AREA_VSYSCALL, VMA_AREA_VVAR, VdsoParts, map_calls, settle_calls
 
@@ -119,6 +119,8 @@ def settle(stub: Tracee, mm: Any, extents: Sequence[Extent]) -> None:
     filled = _filled(mm.vmas, list(_without_special(mm.vmas, extents)))
     _check(stub.batch(guard.restore_calls(mm.vmas) + settle_calls(mm.vmas, filled)))
     _place_special(stub, VdsoParts.of_image(mm.vmas))
+    stub.batch(names.restore_calls(mm.vmas))
+    _check(stub.batch(seal.restore_calls(mm.vmas)))
 
 
 def _inherit_calls(vmas: Sequence[Any], filled: Sequence[bool], inherited: Inheritance) -> List[Call]:
