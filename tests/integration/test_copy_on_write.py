@@ -41,14 +41,21 @@ def frames(root: int) -> dict[int, int]:
     return found
 
 
+def await_rest(victim: Victim) -> None:
+    """Return when all of the tree waits for orders."""
+    victim.await_rest()
+    for pid in tree(victim.pid):
+        Victim(victim.directory, pid).await_rest()
+
+
 def goes_through(lab: Lab, victim: Victim, name: str, *options: str) -> None:
     """Dump the tree of VICTIM, which ends it, restore it, and compare it with what was seen before."""
-    victim.await_rest()
+    await_rest(victim)
     before, memory = look(victim.pid), used(victim.pid)
     path = lab.dump(victim.pid, name, *options)
     lab.reap()
     lab.restore(path)
-    victim.await_rest()
+    await_rest(victim)
     assert used(victim.pid) < memory * 1.1 + (1 << 20)
     if os.geteuid() == 0:
         shared = frames(victim.pid)

@@ -157,5 +157,6 @@ int main(int argc, char **argv)
 	for (int number = 1; number < WORKERS; number++)
 		if (MUST(fork()) == 0)
 			work(number);
+	obey("check"); /* all of them are there then */
 	serve(obey);
 }

@@ -23,7 +23,7 @@ from .images.schema import message
 from .kernel import procfs
 from .options import DumpOptions, no_hook
 from .parent import open_parent
-from .resources import core, preflight, pstree, sharing, zombies
+from .resources import core, numa, preflight, pstree, sharing, zombies
 from .resources.files.dump import FilesDump
 from .resources.fs import dump_fs
 from .resources.inventory import inventory, machine, task_ids, tree_identity
@@ -203,6 +203,7 @@ def _collect_task(work: Work, task: Task) -> TaskImages:
         for vma, one in zip(vmas, mappings):
             seal.fill(vma, one)
             names.fill(vma, one)
+        numa.fill_vmas(task.leader, vmas)
         vmas += guard.dump(task.pid, mappings)
         mm = dump_mm(task.leader, vmas, work.files)
         return TaskImages(task.pid, state, mm, dump_fs(task.pid, work.files))

@@ -21,7 +21,7 @@ from .images.chain import Chain, Extent, open_chain
 from .kernel import procfs
 from .kernel.mount import CLONE_NEWNS
 from .options import RestoreOptions
-from .resources import attributes, core, pstree, seccomp, sharing, zombies
+from .resources import attributes, core, numa, pstree, seccomp, sharing, zombies
 from .resources.cgroups import CgroupsRestore
 from .resources.files.restore import FilesRestore
 from .resources.fs import restore_fs
@@ -236,6 +236,7 @@ def find_obstacles(
         obstacles += core.check(images.pid, images.cores, source.filters)
         obstacles += cgroups.check(images.pid, images.cores[0])
         obstacles += memory.check_vdso(images.pid, images.mm.vmas) + seal.check(images.pid, images.mm.vmas)
+        obstacles += numa.check(images.pid, images.mm.vmas)
     return obstacles + (mounts.check() or mounts.run(files.check))
 
 

@@ -170,4 +170,7 @@ NUMBERS: Mapping[str, int] = {
     "epoll_pwait2": 441,
     "mount_setattr": 442,
     "mseal": 462,
+    "mbind": 237,
+    "set_mempolicy": 238,
+    "get_mempolicy": 239,
 }

@@ -119,6 +119,8 @@ def _same_kind(vma: Any, other: Any) -> bool:
         return False
     if (vma.flags ^ other.flags) & ~MAP_LOCKED or vma.flags & (MAP_DROPPABLE | _MAP_HUGETLB):
         return False
+    if vma.stillframe.numa != other.stillframe.numa:
+        return False
     if any((vma.madv ^ other.madv) >> advice & 1 for advice in EARLY_ADVICE):
         return False
     return bool(vma.status & VMA_ANON_PRIVATE) or (vma.shmid, vma.pgoff) == (other.shmid, other.pgoff + vma.start - other.start)

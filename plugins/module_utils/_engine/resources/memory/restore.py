@@ -17,6 +17,7 @@ from ...images.ranges import Range, difference, union
 from ...kernel import procfs
 from ...tracee.calls import Call, Reply
 from ...tracee.tracee import SCRATCH_SIZE, Tracee
+from .. import numa
 from . import guard, names, seal
 from .inheritance import Inheritance, part
 from .mapping import VMA_AREA_VDSO, VMA_AREA_VSYSCALL, VMA_AREA_VVAR, VdsoParts, map_calls, settle_calls
@@ -105,7 +106,8 @@ def fill(
     filled = _filled(mm.vmas, extents)
     new = [(vma, written) for vma, written in zip(mm.vmas, filled) if (vma.start, vma.end) not in inherited.vmas]
     made = map_calls([vma for vma, _written in new], [written for _vma, written in new], local)
-    _check(stub.batch(_inherit_calls(mm.vmas, filled, inherited) + made))
+    policies = numa.restore_calls([vma for vma, _written in new])
+    _check(stub.batch(_inherit_calls(mm.vmas, filled, inherited) + made + policies))
     left = list(inherited.left(extents))
     calls = [call for extent in left for call in _read_calls(extent, pages[extent.path])]
     for call, reply in zip(calls, stub.batch(calls)):
