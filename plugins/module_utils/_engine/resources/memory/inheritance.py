@@ -9,6 +9,7 @@ content, it is given by a fork of its parent, whose memory must be there by then
 
 from __future__ import annotations
 
+import ctypes
 import os
 from dataclasses import dataclass
 from typing import Any, Dict, Iterator, List, NamedTuple, Sequence, Tuple
@@ -33,9 +34,17 @@ from .mapping import (
 
 _STEP = 1 << 18
 """Bytes compared at once: what stays in the processor's cache."""
+_SAMPLE = 1 << 17
+"""Bytes from one sample to the next."""
+_PATIENCE = 1024
+"""Pages that are compared in vain before samples are taken."""
 _MAP_HUGETLB = 0x40000
 _HEIRS = VMA_AREA_REGULAR | VMA_AREA_HEAP | VMA_AREA_STACK | VMA_AREA_MEMFD | VMA_ANON_PRIVATE | VMA_FILE_PRIVATE
 """The status bits of a mapping that can be inherited."""
+
+
+_memcmp = ctypes.CDLL(None).memcmp
+_memcmp.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
 
 
 class Content(NamedTuple):
@@ -163,6 +172,9 @@ class _Comparison:
     def __init__(self) -> None:
         self._fds: Dict[str, int] = {}
         self._buffers = tuple(memoryview(bytearray(_STEP)) for _side in range(2))
+        self._addresses = tuple(ctypes.addressof(ctypes.c_char.from_buffer(buffer)) for buffer in self._buffers)
+        self._different = 0
+        """Pages without one that was the same, up to now."""
 
     def __enter__(self) -> _Comparison:
         return self
@@ -173,21 +185,35 @@ class _Comparison:
         self._fds.clear()
 
     def same(self, ours: Extent, theirs: Extent) -> List[Range]:
-        """Return where OURS and THEIRS, of the same addresses, have the same content. Raises ChainError."""
-        if (ours.path, ours.offset) == (theirs.path, theirs.offset):
-            return [(ours.start, _end(ours))]
+        """Return where OURS and THEIRS, of the same addresses, have the same content. Raises ChainError.
+
+        Where there was nothing of that for long, only samples are looked at until one is the same: it may be missed then.
+        """
         found: List[Range] = []
         for start in range(ours.start, _end(ours), _STEP):
             end = min(start + _STEP, _end(ours))
-            one, other = (self._read(part(extent, start, end), buffer) for extent, buffer in zip((ours, theirs), self._buffers))
-            if one == other:
-                found.append((start, end))
-            else:
-                pages = range(0, end - start, PAGE_SIZE)
-                found += [(start + at, start + at + PAGE_SIZE) for at in pages if one[at : at + PAGE_SIZE] == other[at : at + PAGE_SIZE]]
-        return list(merged(found))
+            pair = part(ours, start, end), part(theirs, start, end)
+            if self._different < _PATIENCE or any(self._parts(*self._page(pair, at)) for at in range(start, end, _SAMPLE)):
+                kept = self._parts(*pair)
+                self._different = 0 if kept else self._different + pair[0].pages
+                found += kept
+        return found
 
-    def _read(self, extent: Extent, buffer: memoryview) -> bytes:
+    def _page(self, pair: Tuple[Extent, Extent], start: int) -> Tuple[Extent, Extent]:
+        return part(pair[0], start, start + PAGE_SIZE), part(pair[1], start, start + PAGE_SIZE)
+
+    def _parts(self, ours: Extent, theirs: Extent) -> List[Range]:
+        """Return what is the same of a pair that is no longer than the buffers."""
+        for extent, buffer in zip((ours, theirs), self._buffers):
+            self._read(extent, buffer)
+        one, other = self._addresses
+        if not _memcmp(one, other, ours.pages * PAGE_SIZE):
+            return [(ours.start, _end(ours))]
+        pages = range(0, ours.pages * PAGE_SIZE if ours.pages > 1 else 0, PAGE_SIZE)
+        alike = (ours.start + at for at in pages if not _memcmp(one + at, other + at, PAGE_SIZE))
+        return list(merged((start, start + PAGE_SIZE) for start in alike))
+
+    def _read(self, extent: Extent, buffer: memoryview) -> None:
         size = extent.pages * PAGE_SIZE
         try:
             if extent.path not in self._fds:
@@ -197,4 +223,3 @@ class _Comparison:
             raise ChainError(str(fault("read", extent.path, error))) from error
         if got != size:
             raise ChainError(f"{extent.path} is truncated; use another copy of the dump")
-        return bytes(buffer[:size])
