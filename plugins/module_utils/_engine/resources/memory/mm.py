@@ -84,5 +84,4 @@ def restore_mm(leader: Tracee, entry: Any, program: int) -> None:
         program & 0xFFFFFFFF,
     )
     leader.call("prctl", PR_SET_MM, PR_SET_MM_MAP, Struct(numbers, ((_AUXV_POINTER, auxv),)), len(numbers), 0)
-    if entry.thp_disabled or program < 0:
-        leader.call("prctl", PR_SET_THP_DISABLE, int(entry.thp_disabled), 0, 0, 0)
+    leader.call("prctl", PR_SET_THP_DISABLE, int(entry.thp_disabled), 0, 0, 0)  # which it may have from the one that forked it
