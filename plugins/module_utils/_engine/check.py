@@ -49,6 +49,7 @@ _PROBES: Mapping[str, tuple[str, Probe, str]] = {
     "prctl_mm_map": (REQUIRED, tasks.prctl_mm_map, "restores where heap, stack, arguments and environment lie"),
     "mem_dirty_track": (EXTRA, memory.mem_dirty_track, "makes a dump with --track-mem hold only what changed"),
     "pagemap_scan": (EXTRA, memory.pagemap_scan, "finds filled pages in runs"),
+    "pagemap_scan_guard_pages": (EXTRA, memory.guard_pages, "carries guard regions"),
     "uffd": (EXTRA, memory.uffd, "is what tracker uffd_wp works by"),
     "get_rseq_conf": (EXTRA, tasks.get_rseq_conf, "carries restartable sequences"),
     "seccomp_suspend": (EXTRA, tasks.seccomp_suspend, "makes system calls in a task that filters them"),
@@ -100,7 +101,6 @@ _UNUSED: Mapping[str, str] = {
     "has_ipt_legacy": _NO_FILTERS,
     "overlayfs_maps": "a mapped file is found by its path",
     "breakpoints": "hardware breakpoints are not used",
-    "pagemap_scan_guard_pages": "guard pages are not carried",
 }
 
 NAMES: tuple[str, ...] = (*_PROBES, *_UNUSED)

@@ -22,12 +22,12 @@ from .images.schema import message
 from .kernel import procfs
 from .options import DumpOptions, no_hook
 from .parent import open_parent, reading_parent
-from .resources import attributes, clocks, core, preflight, pstree, sharing, zombies
+from .resources import attributes, clocks, core, numa, preflight, pstree, sharing, zombies
 from .resources.cgroup_roots import Roots
 from .resources.files.dump import FilesDump
 from .resources.fs import dump_fs
 from .resources.inventory import inventory, machine, task_ids, tree_identity
-from .resources.memory import aio, mapping, sysv, vdso
+from .resources.memory import aio, guard, mapping, names, seal, sysv, vdso
 from .resources.memory.dump import MemoryDump, require_freeze
 from .resources.memory.mm import dump_mm
 from .resources.mounts.dump import MountsDump
@@ -185,7 +185,7 @@ def _obstacles_of(options: DumpOptions, pids: Sequence[int], trackers: Trackers)
         try:
             obstacles += preflight.obstacles(pid)
             surveys[pid] = trackers.survey(pid)
-            obstacles += mapping.obstacles(pid, surveys[pid])
+            obstacles += [*mapping.obstacles(pid, surveys[pid]), *guard.obstacles(pid, surveys[pid])]
         except PermissionError as error:
             raise TargetError(f"process {pid} cannot be read ({error.strerror}); run as root, or with CAP_SYS_PTRACE") from error
     obstacles += sysv.obstacles(surveys)
@@ -210,11 +210,17 @@ def _collect_task(work: Work, task: Task) -> TaskImages:
         state = core.collect(task.pid, task.threads, task.stop_signal)
         vdso.check_outside(task)
         mappings = work.memory.scan(task, work.trackers)
-        refused = list(mapping.obstacles(task.pid, mappings))
+        refused = [*mapping.obstacles(task.pid, mappings), *guard.obstacles(task.pid, mappings)]
         if refused:
             raise UnsupportedError(refused)
         work.sysv.add(task.pid, mappings)
-        mm = dump_mm(task.leader, mapping.dump_mappings(task.pid, mappings, work.files), work.files)
+        vmas = mapping.dump_mappings(task.pid, mappings, work.files)
+        for vma, one in zip(vmas, mappings):
+            seal.fill(vma, one)
+            names.fill(vma, one)
+        numa.fill_vmas(task.leader, vmas)
+        vmas += guard.dump(task.pid, mappings)
+        mm = dump_mm(task.leader, vmas, work.files)
         rings = aio.collect(task.leader, mappings)
         attributes.fill_memory(mm, state.attributes)
         mm.aios.extend(aio.entries(mappings))

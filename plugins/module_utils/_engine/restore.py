@@ -10,32 +10,27 @@ import os
 import signal
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
-from typing import Any, Container, Dict, List, Optional, Protocol, Tuple
+from dataclasses import replace
+from typing import Container, Dict, List, Optional
 
+from .basis import Anew, Basis, Building
 from .chains.lock import reading
-from .chains.soundness import check_tasks
 from .clock import Clock
-from .creation import carry_out
-from .errors import ChainError, ImagesError, Obstacle, RestoreError, UsageError
-from .images.chain import Chain, Extent, open_chain
-from .kernel.clone import CLONE_NEWNS
+from .errors import ImagesError, Obstacle, RestoreError
+from .images.chain import open_chain
 from .options import RestoreOptions
 from .release import Release
-from .resources import attributes, clocks, core, numbers, pstree, seccomp, sharing, zombies
+from .resources import clocks, core, numa, numbers, pstree, seccomp, sharing, zombies
 from .resources.cgroup_roots import Roots
 from .resources.cgroups import CgroupsRestore
 from .resources.files.restore import FilesRestore
 from .resources.fs import restore_fs
-from .resources.memory import aio, hugetlb, mapping, vdso
-from .resources.memory import restore as memory
-from .resources.memory.mm import restore_mm
-from .resources.memory.shared import fill as fill_object
-from .resources.memory.shared import new_anonymous
+from .resources.memory import aio, hugetlb, mapping, seal, vdso
 from .resources.memory.sysv import IMAGE as SYSV_IMAGE
 from .resources.memory.sysv import SysvRestore
 from .resources.mounts.restore import MountsRestore
 from .results import RestorePlan, RestoreResult
+from .source import Inherited, Source, TaskImages, read
 from .stats import write_restore_stats
 from .tracee.calls import Call
 from .tracee.stubs import Stubs
@@ -44,91 +39,6 @@ from .tracking import soft_dirty, state, uffd_wp
 from .tracking.trackers import NONE, armable
 
 _ALL_DESCRIPTORS = (1 << 32) - 1
-
-
-@dataclass(frozen=True)
-class TaskImages:
-    """The images of one process."""
-
-    pid: int
-    tids: Tuple[int, ...]
-    """Of all threads, the leader first."""
-    cores: Tuple[Any, ...]
-    """core_entry of each thread, the leader's first."""
-    mm: Any
-    fs: Any
-    files_id: int
-    fs_id: int
-    extents: Tuple[Extent, ...]
-
-
-@dataclass(frozen=True)
-class Source:
-    """All that is restored from."""
-
-    chain: Chain
-    hierarchy: pstree.Pstree
-    tasks: Tuple[TaskImages, ...]
-    """Parents before their children."""
-    zombies: Dict[int, Any]
-    """The core_entry of each process that has ended."""
-    filters: Tuple[Any, ...]
-    """The seccomp filters."""
-
-    @property
-    def shared(self) -> Dict[int, Tuple[int, int]]:
-        """What processes may share: files_id and fs_id of each."""
-        return {task.pid: (task.files_id, task.fs_id) for task in self.tasks}
-
-    @property
-    def exit_signals(self) -> Dict[int, int]:
-        """What the parent of each process is sent when it ends."""
-        cores = {**{task.pid: task.cores[0] for task in self.tasks}, **self.zombies}
-        return {pid: attributes.restored_exit_signal(entry) for pid, entry in cores.items()}
-
-    def is_last_of_table(self, task: TaskImages) -> bool:
-        """Tell whether TASK is the last one with its descriptor table."""
-        return next(other for other in reversed(self.tasks) if other.files_id == task.files_id) is task
-
-
-class Basis(Protocol):
-    """What a restore builds on: nothing (`Anew`), or processes that are there already, with most of their memory."""
-
-    stubs: Stubs
-
-    @property
-    def numbers(self) -> Container[int]:
-        """The PIDs that are in use because they are these processes'."""
-
-    def open(self, images_dir: str) -> Chain:
-        """Return the images. Raises ChainError."""
-
-    def create(self, source: Source, inherited: Inherited, options: RestoreOptions, files: FilesRestore) -> None:
-        """Let all processes be there, with the descriptors INHERITED. Raises RestoreError."""
-
-    def build(self, leader: Tracee, task: TaskImages, inherited: Inherited, emptied: Optional[memory.Emptied] = None) -> int:
-        """Let TASK have its memory; return the pages read. EMPTIED is told of what it has by then. Raises OSError, RestoreError."""
-
-
-class Anew:
-    """The basis that is nothing: all is made from the images."""
-
-    numbers: Tuple[int, ...] = ()
-
-    def __init__(self) -> None:
-        self.stubs = Stubs()
-
-    def open(self, images_dir: str) -> Chain:
-        """Return the images with all their parents."""
-        return open_chain(images_dir, verify=False)
-
-    def create(self, source: Source, inherited: Inherited, options: RestoreOptions, files: FilesRestore) -> None:
-        """Create all processes."""
-        create(source, self.stubs, inherited, options, files)
-
-    def build(self, leader: Tracee, task: TaskImages, inherited: Inherited, emptied: Optional[memory.Emptied] = None) -> int:
-        """Build the memory of TASK."""
-        return memory.build(leader, task.mm, task.extents, inherited.pages, inherited.of_mapping, emptied=emptied)
 
 
 def restore(options: RestoreOptions, log: logging.Logger, basis: Optional[Basis] = None) -> RestoreResult:
@@ -159,16 +69,18 @@ def restore(options: RestoreOptions, log: logging.Logger, basis: Optional[Basis]
         inherited = Inherited(source, files, mounts)
         stubs = stack.enter_context(basis.stubs)
         clock.mark("forking")
-        basis.create(source, inherited, options, files)
-        cgroups.prepare(core for task in source.tasks for core in task.cores)
-        for task in source.tasks:
-            cgroups.move_process(stubs.leaders[task.pid], task.cores[0])
-        clock.mark("forked")
+        building = basis.begin(source, inherited, options, files, release.free if release is not None else None)
         if release is not None:
             stack.enter_context(release).begin()
+        cgroups.prepare(core for task in source.tasks for core in task.cores)
         with ThreadPoolExecutor(1) as beside:
             verification = beside.submit(source.chain.verify_pages if release is None else _nothing)
-            pages = sum(fill(task, basis, files, inherited, release) for task in source.tasks)
+            building.create(cgroups)
+            clock.mark("forked")
+            for task in source.tasks:
+                fill(task, building)
+            for task in source.tasks:
+                settle(task, stubs.leaders[task.pid], building, files)
             for task in filter(source.is_last_of_table, source.tasks):  # until then tables hold what is inherited, for all who share them
                 _place_descriptors(task, stubs.leaders[task.pid], files)
             verification.result()  # nothing has run yet of what was filled
@@ -186,16 +98,16 @@ def restore(options: RestoreOptions, log: logging.Logger, basis: Optional[Basis]
         options.hook("post-resume", {"CRTOOLS_INIT_PID": str(root)})
         ended = [text for pid, entry in source.zombies.items() for text in zombies.warnings(pid, entry)]
         warnings = [*files.warnings(), *cgroups.warnings, *ended, *clocks.warnings(source.chain.top.images)]
-    freed = _finish(release, warnings) if release is not None else 0
+    freed, figures = _finish(release, warnings) if release is not None else 0, building.figures()
     log.info("Restored processes %s", ", ".join(str(task.pid) for task in source.tasks))
     result = RestoreResult(
         images_dir=options.images_dir,
         dump_id=source.chain.dump_id,
         pid=root,
         pids=tuple(task.pid for task in source.tasks),
-        pages_compared=0,
-        pages_skipped_cow=0,
-        pages_restored=pages,
+        pages_compared=figures.compared,
+        pages_skipped_cow=figures.shared,
+        pages_restored=figures.read,
         bytes_deduplicated=freed,
         forking_time=clock.between("forking", "forked"),
         restore_time=clock.between("start", "restored"),
@@ -235,37 +147,6 @@ def plan(options: RestoreOptions) -> RestorePlan:
     return RestorePlan(source.chain.dump_id, pids[0], pids, not obstacles, tuple(obstacles))
 
 
-def read(options: RestoreOptions, chain: Chain) -> Source:
-    """Read the images of CHAIN, and verify all but the pages, which takes time. Raises ChainError, ImagesError."""
-    if options.auto_dedup and options.track_mem:
-        raise UsageError("auto_dedup and track_mem exclude each other: no dump can build on images that are freed; leave one out")
-    chain.verify_images()
-    check_tasks(chain.top)
-    if chain.obstacle():
-        raise ChainError(chain.obstacle())
-    images = chain.top.images
-    hierarchy = pstree.read(images)
-    tasks = []
-    dead = {task.pid: entry for task in hierarchy.tasks for entry in images.read(f"core-{task.pid}") if zombies.is_dead(entry)}
-    for task in hierarchy.tasks:
-        if task.pid in dead:
-            continue
-        ids: Any = images.read(f"ids-{task.pid}")[0]
-        tasks.append(
-            TaskImages(
-                pid=task.pid,
-                tids=tuple(task.threads),
-                cores=tuple(images.read(f"core-{tid}")[0] for tid in task.threads),
-                mm=images.read(f"mm-{task.pid}")[0],
-                fs=images.read(f"fs-{task.pid}")[0],
-                files_id=ids.files_id,
-                fs_id=ids.fs_id,
-                extents=tuple(chain.iterate_extents(f"pagemap-{task.pid}")),
-            )
-        )
-    return Source(chain, hierarchy, tuple(tasks), dead, seccomp.read(images))
-
-
 def _cgroups(source: Source, options: RestoreOptions) -> CgroupsRestore:
     return CgroupsRestore(source.chain.top.images, options.manage_cgroups, Roots(options.cgroup_root), options.cgroup_yard)
 
@@ -291,80 +172,31 @@ def find_obstacles(
         obstacles += core.check(images.pid, images.cores, source.filters)
         obstacles += cgroups.check(images.pid, images.cores[0])
         obstacles += vdso.check(images.pid, images.cores, images.mm.vmas, images.extents)
+        obstacles += seal.check(images.pid, images.mm.vmas) + numa.check(images.pid, images.mm.vmas)
     obstacles += hugetlb.check(source.chain.top.images, [(task.mm, task.extents) for task in source.tasks], SYSV_IMAGE)
     obstacles += aio.check([task.mm for task in source.tasks])
     return obstacles + (mounts.check() or mounts.run(files.check))
 
 
-class Inherited:
-    """Descriptors that the stubs inherit from us, under the same numbers: files, pages files, shared memory."""
-
-    def __init__(self, source: Source, files: FilesRestore, mounts: MountsRestore) -> None:
-        self._files = files
-        self._shared: Dict[int, int] = {}
-        self.pages: Dict[str, int] = {}
-        """Descriptors of the pages files, by path."""
-        for task in source.tasks:
-            for extent in task.extents:
-                if extent.path not in self.pages:
-                    self.pages[extent.path] = files.keep(os.open(extent.path, os.O_RDONLY | os.O_CLOEXEC))
-        for shmid, size in mapping.object_sizes([task.mm.vmas for task in source.tasks]).items():
-            self._shared[shmid] = files.keep(new_anonymous(size))
-            fill_object(self._shared[shmid], size, source.chain.iterate_extents(f"pagemap-shmem-{shmid}"))
-        mapped = [self.of_mapping(vma) for task in source.tasks for vma in task.mm.vmas]
-        opened = [files.local(one.file_id) for task in source.tasks for one in files.descriptors(task.files_id)]
-        programs = [files.local(file_id) for task in source.tasks for file_id in (task.mm.exe_file_id, task.fs.cwd_id, task.fs.root_id)]
-        namespace = mounts.descriptor()
-        self.namespace = files.keep(namespace) if namespace is not None else -1
-        """A descriptor of the mount namespace that the tree is to have, -1 when that is ours."""
-        wanted = {*mapped, *opened, *programs, *files.inherited(), *self.pages.values(), *self._shared.values(), self.namespace}
-        self.descriptors = tuple(sorted(wanted - {-1}))
-        """All of them: above every number that a task wants for its own."""
-
-    def of_mapping(self, vma: Any) -> int:
-        """Return the descriptor of what VMA, a vma_entry, maps; -1 where that is nothing."""
-        if vma.status & mapping.VMA_AREA_SYSVIPC:
-            return -1
-        if vma.status & mapping.VMA_ANON_SHARED:
-            return self._shared[vma.shmid]
-        if vma.status & mapping.VMA_AREA_SOCKET:
-            return self._files.local(vma.shmid)
-        if vma.status & (mapping.VMA_FILE_PRIVATE | mapping.VMA_FILE_SHARED):
-            access = vma.fdflags & os.O_ACCMODE if vma.HasField("fdflags") else os.O_RDONLY
-            return self._files.local(vma.shmid, access)
-        return -1
-
-
-def create(source: Source, stubs: Stubs, inherited: Inherited, options: RestoreOptions, files: FilesRestore) -> None:
-    """Create all processes, with empty address spaces, in their sessions and groups. Raises RestoreError."""
+def settle(task: TaskImages, leader: Tracee, building: Building, files: FilesRestore) -> None:
+    """Complete the memory of a process, which forks no more, and give it its directories. Raises RestoreError."""
     try:
-        first = pstree.first(source.hierarchy, options.shell_job)
-        root = stubs.create_root(first, inherited.descriptors, options.restore_sibling)
-        memory.clear(root, memory.find_parking([task.mm for task in source.tasks], root))
-        root.call("close_range", 0, inherited.descriptors[0] - 1, 0)
-        if inherited.namespace >= 0:
-            root.call("setns", inherited.namespace, CLONE_NEWNS)
-        for step in pstree.creation_plan(source.hierarchy, options.shell_job):
-            carry_out(step, stubs, source.shared, source.exit_signals, files.lead)
-        files.attach(stubs.leaders)
-        for task in source.hierarchy.tasks:
-            if task.pid in source.zombies:
-                zombies.restore(stubs, task.pid, source.zombies[task.pid], task.ppid)
-    except OSError as error:
-        raise RestoreError(f"the processes cannot be created ({error}); see whether a limit on processes or memory is reached") from error
-
-
-def fill(task: TaskImages, basis: Basis, files: FilesRestore, inherited: Inherited, release: Optional[Release]) -> int:
-    """Give a process its memory and directories; return the pages read. Raises RestoreError."""
-    leader = basis.stubs.leaders[task.pid]
-    try:
-        restore_mm(leader, task.mm, files.local(task.mm.exe_file_id))
-        attributes.restore_page_size(leader, task.cores[0].tc, task.mm)
-        pages = basis.build(leader, task, inherited, release.free if release else None)
+        building.settle(task)
         restore_fs(task.fs, files, leader)
     except OSError as error:
-        raise RestoreError(f"process {task.pid} cannot be built ({error}); check that the machine has what the dump's had") from error
-    return pages
+        raise _not_built(task, error) from error
+
+
+def fill(task: TaskImages, building: Building) -> None:
+    """Give a process the content of its memory. Raises RestoreError."""
+    try:
+        building.fill(task)
+    except OSError as error:
+        raise _not_built(task, error) from error
+
+
+def _not_built(task: TaskImages, error: OSError) -> RestoreError:
+    return RestoreError(f"process {task.pid} cannot be built ({error}); check that the machine has what the dump's had")
 
 
 def _place_descriptors(task: TaskImages, leader: Tracee, files: FilesRestore) -> None:

@@ -27,6 +27,7 @@ EXTENSIONS: Mapping[str, Fields] = {
     "tty_data_entry": optional("stillframe_tty_data", stillframe=_OWN),
     "tty_info_entry": optional("stillframe_tty_entry", stillframe=_OWN),
     "unix_sk_entry": optional("stillframe_unix_entry", stillframe=_OWN),
+    "vma_entry": optional("stillframe_vma_entry", stillframe=_OWN),
 }
 """Fields that are added to CRIU's messages."""
 
@@ -45,7 +46,8 @@ MESSAGES: Mapping[str, Fields] = {
     + required("bytes", group=2)
     + required("uint32", mode=3)
     + repeated("bytes", sources=4),
-    "stillframe_thread_entry": optional("bytes", affinity=1) + optional("uint64", timer_slack=2) + optional("uint32", ioprio=3),
+    "stillframe_thread_entry": optional("bytes", affinity=1) + optional("uint64", timer_slack=2) + optional("uint32", ioprio=3)
+    + optional("stillframe_numa_policy", numa=4),
     "stillframe_mount_entry": optional("string", origin=1, path=2, content=3)
     + optional("bool", whole=4)
     + repeated("string", removed=5)
@@ -55,6 +57,8 @@ MESSAGES: Mapping[str, Fields] = {
     "stillframe_netlink_entry": optional("uint32", type=1)
     + optional("bool", pktinfo=2, broadcast_error=3, no_enobufs=4, listen_all_nsid=5, cap_ack=6, ext_ack=7, get_strict_chk=8),
     "stillframe_packet_entry": optional("string", device=1) + optional("bool", qdisc_bypass=2, ignore_outgoing=3),
+    "stillframe_vma_entry": optional("bool", sealed=1) + optional("string", name=2) + optional("stillframe_numa_policy", numa=3),
+    "stillframe_numa_policy": required("uint32", mode=1) + required("bytes", nodes=2),
     "stillframe_sender": required("uint32", pid=1, uid=2, gid=3),
     "stillframe_tty_data": repeated("uint32", lines=1) + optional("uint32", late=2),
     "stillframe_tty_entry": optional("bool", unused=1) + optional("uint32", mode=2, uid=3, gid=4, stopped=5),

@@ -29,6 +29,7 @@ PAGE_IS_SWAPPED = 1 << 4
 PAGE_IS_PFNZERO = 1 << 5
 PAGE_IS_HUGE = 1 << 6
 PAGE_IS_SOFT_DIRTY = 1 << 7
+PAGE_IS_GUARD = 1 << 8  # Linux 6.15
 PM_SCAN_WP_MATCHING = 1 << 0
 PM_SCAN_CHECK_WPASYNC = 1 << 1
 _ARG = struct.Struct("<12Q")  # struct pm_scan_arg
@@ -95,26 +96,36 @@ def has_scan(pagemap: int) -> bool:
     return True
 
 
-def filled(pagemap: int, start: int, end: int, dirty: int = 0, protect: bool = False, file: bool = True) -> Runs:
+def tells_guards(pagemap: int) -> bool:
+    """Tell whether the kernel has PAGEMAP_SCAN, and tells the pages of guard regions by it."""
+    try:
+        fcntl.ioctl(pagemap, PAGEMAP_SCAN, bytearray(_ARG.pack(_ARG.size, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, PAGE_IS_GUARD)))
+    except OSError:
+        return False
+    return True
+
+
+def filled(pagemap: int, start: int, end: int, dirty: int = 0, protect: bool = False, file: bool = True, without: int = 0) -> Runs:
     """Return the runs of pages from START to END that hold content, in memory or swapped out.
 
     DIRTY names the category that tells a changed page (PAGE_IS_WRITTEN, PAGE_IS_SOFT_DIRTY, or 0). With PROTECT the
     written pages of a mapping that is registered for write-protection are protected again in the same step. Without
     FILE a page of a file is not told apart, which takes five times as long: the kernel looks at every page for it.
+    Pages of the category WITHOUT are left out: a guard region's page is a swapped one else.
     """
     flags = PM_SCAN_WP_MATCHING | PM_SCAN_CHECK_WPASYNC if protect else 0
-    return scan(pagemap, start, end, flags, _FILLED, _RETURNED | dirty | (PAGE_IS_FILE if file else 0))
+    return scan(pagemap, start, end, flags, _FILLED, _RETURNED | dirty | (PAGE_IS_FILE if file else 0), without)
 
 
-def scan(pagemap: int, start: int, end: int, flags: int, anyof: int, returned: int) -> Runs:
-    """Return the runs from START to END of pages in any of the categories ANYOF, telling the categories in RETURNED.
+def scan(pagemap: int, start: int, end: int, flags: int, anyof: int, returned: int, without: int = 0) -> Runs:
+    """Return the runs from START to END of pages in any of the categories ANYOF but not in WITHOUT, telling the categories in RETURNED.
 
     Raises OSError: EPERM with PM_SCAN_CHECK_WPASYNC when a mapping is not registered.
     """
     found, regions = Runs(), array("Q", bytes(_REGION_SIZE * _REGIONS))
     address = regions.buffer_info()[0]
     while start < end:
-        arg = bytearray(_ARG.pack(_ARG.size, flags, start, end, 0, address, _REGIONS, 0, 0, 0, anyof, returned))
+        arg = bytearray(_ARG.pack(_ARG.size, flags, start, end, 0, address, _REGIONS, 0, without, without, anyof, returned))
         count = fcntl.ioctl(pagemap, PAGEMAP_SCAN, arg)
         found.extend(regions[: _RUN_WORDS * count])
         # walk_end can't be asked: a walk of more than 512 regions that comes to its end leaves it at an earlier address (Linux 6.18)
@@ -123,14 +134,16 @@ def scan(pagemap: int, start: int, end: int, flags: int, anyof: int, returned: i
 
 
 # Documentation/admin-guide/mm/pagemap.rst: the bits of an entry, here of its highest two bytes
-_ENTRY_PRESENT, _ENTRY_SWAPPED, _ENTRY_FILE, _ENTRY_EXCLUSIVE = 0x80, 0x40, 0x20, 0x01
+_ENTRY_PRESENT, _ENTRY_SWAPPED, _ENTRY_FILE, _ENTRY_GUARD, _ENTRY_EXCLUSIVE = 0x80, 0x40, 0x20, 0x04, 0x01
 _ENTRY_SOFT_DIRTY = 0x80
 _CHUNK_PAGES = 1 << 16
 _SAME = re.compile(rb"([^\0])\1*", re.DOTALL)
 
 
 def _categories(entry: int) -> int:
-    """Return the categories that the highest byte of an entry tells."""
+    """Return the categories that the highest byte of an entry tells; none of a guard region's page."""
+    if entry & _ENTRY_GUARD:
+        return 0
     present, swapped = entry & _ENTRY_PRESENT, entry & _ENTRY_SWAPPED
     file = entry & _ENTRY_FILE and (present or swapped)
     return (PAGE_IS_PRESENT if present else 0) | (PAGE_IS_SWAPPED if swapped else 0) | (PAGE_IS_FILE if file else 0)

@@ -235,6 +235,12 @@ def auxv(pid: int) -> bytes:
         return file.read()
 
 
+def ranges(listed: str) -> FrozenSet[int]:
+    """Return the numbers of a list such as "0-3,5"."""
+    parts = (part.partition("-") for part in listed.strip().split(",") if part)
+    return frozenset(number for first, _dash, last in parts for number in range(int(first), int(last or first) + 1))
+
+
 def boot_id() -> str:
     """Return what tells this boot of the machine from all others."""
     return _read("/proc/sys/kernel/random/boot_id").strip()

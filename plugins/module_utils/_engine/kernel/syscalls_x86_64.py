@@ -179,4 +179,8 @@ NUMBERS: Mapping[str, int] = {
     "clock_getres": 229,
     "getcpu": 309,
     "getrandom": 318,
+    "mseal": 462,
+    "mbind": 237,
+    "set_mempolicy": 238,
+    "get_mempolicy": 239,
 }

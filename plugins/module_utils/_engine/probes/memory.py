@@ -88,6 +88,17 @@ def pagemap_scan() -> None:
         raise KernelError(f"PAGEMAP_SCAN found {found} of {_PAGES} pages")
 
 
+def guard_pages() -> None:
+    """Have PAGEMAP_SCAN tell the pages of guard regions (Linux 6.15)."""
+    maps = pagemap.open_pagemap(os.getpid())
+    try:
+        told = pagemap.tells_guards(maps)
+    finally:
+        os.close(maps)
+    if not told:
+        raise KernelError("PAGEMAP_SCAN does not tell guard regions (Linux 6.15)")
+
+
 def uffd_wp() -> None:
     """Have asynchronous write-protection and PAGEMAP_SCAN tell the one page that was written (Linux 6.7)."""
     pages = Pages(_PAGES)

@@ -172,7 +172,8 @@ def check(pid: int, tc: Any) -> List[Obstacle]:
 def restore_page_size(leader: Tracee, tc: Any, mm: Any) -> None:
     """Set what decides the size of the pages that memory is filled with. Raises RestoreError."""
     thp = tc.stillframe.thp_disable or int(mm.thp_disabled)
-    order(leader, "attributes", [Call("prctl", (PR_SET_THP_DISABLE, 1, thp & ~1, 0, 0))] if thp else [])
+    # 0 too: it may have another from the one that forked it
+    order(leader, "attributes", [Call("prctl", (PR_SET_THP_DISABLE, int(bool(thp)), thp & ~1, 0, 0))])
 
 
 def restore_early(leader: Tracee, tc: Any) -> None:

@@ -147,6 +147,10 @@ class CgroupsRestore:
             except OSError as error:
                 self._complain(f"{path} cannot be made ({error.strerror})")
 
+    def together(self, cores: Sequence[Any]) -> bool:
+        """Tell whether the processes of CORES are all in the same cgroups."""
+        return len({self._number(core) for core in cores}) <= 1
+
     def move_process(self, stub: Tracee, core: Any) -> None:
         """Put the process of STUB, with its one thread, where CORE says. Raises RestoreError."""
         now = cgroups.of_thread(stub.pid, stub.tid)

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import signal
 from dataclasses import dataclass
-from typing import Any, FrozenSet, List, Sequence, Tuple
+from typing import Any, FrozenSet, List, Optional, Sequence, Tuple
 
 from ..errors import Obstacle
 from ..images.schema import message
 from ..kernel import cgroups, procfs
 from ..tracee.arch.x86_64 import Registers
 from ..tracee.tracee import Tracee
-from . import attributes, credentials, registers, rlimits, scheduling, seccomp, signals, threads, timers
+from . import attributes, credentials, numa, registers, rlimits, scheduling, seccomp, signals, threads, timers
 from .batch import ask
 from .cgroup_roots import NO_ROOTS, Roots
 from .cgroups import SetTable
@@ -40,6 +40,8 @@ class Thread:
     credentials: credentials.Credentials
     seccomp: seccomp.Seccomp
     cgroups: Tuple[cgroups.Member, ...]
+    numa: Optional[Any]
+    """Its stillframe_numa_policy, None for the default one."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class TaskState:
     attributes: attributes.Attributes
 
 
-_THREAD_CALLS = (signals.STACK_CALLS, threads.CALLS, scheduling.CALLS, credentials.CALLS)
+_THREAD_CALLS = (signals.STACK_CALLS, threads.CALLS, scheduling.CALLS, credentials.CALLS, numa.CALLS)
 
 
 def collect(pid: int, tracees: Sequence[Tracee], stop_signal: int = 0) -> TaskState:
@@ -89,7 +91,7 @@ def collect(pid: int, tracees: Sequence[Tracee], stop_signal: int = 0) -> TaskSt
 
 
 def _thread(tracee: Tracee, replies: Sequence[Any], processors: FrozenSet[int]) -> Thread:
-    stack, registered, slack, secure_bits = replies[: len(_THREAD_CALLS)]
+    stack, registered, slack, secure_bits, policy = replies[: len(_THREAD_CALLS)]
     general, extended = registers.of_thread(tracee)
     return Thread(
         tracee.tid,
@@ -101,6 +103,7 @@ def _thread(tracee: Tracee, replies: Sequence[Any], processors: FrozenSet[int]) 
         credentials.decode(procfs.status(tracee.pid, tracee.tid), secure_bits),
         seccomp.of_thread(tracee),
         cgroups.of_thread(tracee.pid, tracee.tid),
+        numa.decode(policy[0]),
     )
 
 
@@ -137,6 +140,7 @@ def _core(state: TaskState, thread: Thread, common: Tables) -> Any:
     threads.fill(core, thread.registered)
     signals.fill_thread(thread_core, thread.signals)
     scheduling.fill(thread_core, thread.scheduling)
+    numa.fill(thread_core.stillframe, thread.numa)
     credentials.fill(thread_core, thread.credentials)
     credentials.fill_label(thread_core, state.pid, thread.tid)
     if thread.tid == state.pid:
@@ -164,6 +168,7 @@ def check(pid: int, cores: Sequence[Any], filters: Sequence[Any]) -> List[Obstac
     CORES are its core_entry messages, the leader's first; FILTERS those of seccomp, of all processes.
     """
     found = seccomp.check(pid, cores, filters) + rlimits.check(pid, cores[0].tc) + attributes.check(pid, cores[0].tc)
+    found += numa.check(pid, [core.thread_core for core in cores])
     for core in cores:
         thread_core = core.thread_core
         found += registers.check(pid, core) + credentials.check(pid, thread_core) + scheduling.check(pid, pid, thread_core)
@@ -188,6 +193,7 @@ def restore_thread(thread: Tracee, core: Any, death_signal: bool = True) -> None
     """
     threads.restore(thread, core)
     scheduling.restore(thread, core.thread_core)
+    numa.restore(thread, core.thread_core)
     signals.restore_thread(thread, core.thread_core)
     credentials.restore(thread, core.thread_core)
     if death_signal:

@@ -20,6 +20,7 @@ from ..images.schema import message
 from ..kernel import procfs
 
 FORK, FORK_BESIDE, SETSID, SETPGID, END = "fork", "fork beside", "setsid", "setpgid", "end"
+FORKS = (FORK, FORK_BESIDE)
 _SHELL_JOB = "use shell_job, and the session and group of the restore are taken instead"
 _WHOLE_TREE = "dump the tree from the process that holds all of the session"
 
@@ -144,6 +145,11 @@ def creation_plan(tree: Pstree, shell_job: bool) -> Iterator[Step]:
     yield from _making(whole)
     yield from _groups(whole)
     yield from (Step(helper.pid, END, helper.ppid) for helper in reversed(whole.tasks[len(tree.tasks) :]))
+
+
+def makers(tree: Pstree, shell_job: bool) -> Dict[int, int]:
+    """Return which process forks each of those that `creation_plan` makes."""
+    return {step.argument: step.actor for step in creation_plan(tree, shell_job) if step.call in FORKS}
 
 
 def _our_session(tree: Pstree) -> Optional[int]:

@@ -72,8 +72,7 @@ def of_thread(thread: Tracee, replies: Sequence[Reply], processors: FrozenSet[in
 
 def online() -> FrozenSet[int]:
     """Return the processors that are online."""
-    ranges = (part.partition("-") for part in procfs.text("/sys/devices/system/cpu/online").strip().split(","))
-    return frozenset(cpu for first, _dash, last in ranges for cpu in range(int(first), int(last or first) + 1))
+    return procfs.ranges(procfs.text("/sys/devices/system/cpu/online"))
 
 
 def fill(thread_core: Any, own: Scheduling) -> None:

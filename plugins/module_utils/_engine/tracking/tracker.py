@@ -53,6 +53,7 @@ class Pagemap:
     def __init__(self, pid: int) -> None:
         self._fd = pagemap.open_pagemap(pid)
         self._scan = pagemap.has_scan(self._fd)
+        self._without = pagemap.PAGE_IS_GUARD if pagemap.tells_guards(self._fd) else 0
 
     def content(self, mapping: Mapping, dirty: int, protect: bool = False) -> Contents:
         """Return the content of MAPPING; DIRTY is the category that tells a changed page, 0 for all are.
@@ -64,7 +65,7 @@ class Pagemap:
             return Contents(pagemap.Runs([pagemap.Run(mapping.start, mapping.end, 0)]), 0, 0)
         unwanted = pagemap.PAGE_IS_PFNZERO | (0 if mapping.status & VMA_AREA_VDSO else pagemap.PAGE_IS_FILE)
         if self._scan:
-            runs = pagemap.filled(self._fd, mapping.start, mapping.end, dirty, protect, file=bool(mapping.area.inode))
+            runs = pagemap.filled(self._fd, mapping.start, mapping.end, dirty, protect, bool(mapping.area.inode), self._without)
         else:
             runs = pagemap.Runs(pagemap.filled_by_entries(self._fd, mapping.start, mapping.end))
         return Contents(runs, unwanted, dirty)

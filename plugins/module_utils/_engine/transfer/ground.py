@@ -16,6 +16,7 @@ import struct
 from dataclasses import dataclass
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
+from ..basis import MemoryFigures
 from ..creation import carry_out
 from ..errors import MoveError, RestoreError
 from ..images.chain import Chain
@@ -24,9 +25,11 @@ from ..images.ranges import Range
 from ..kernel.clone import CLONE_NEWNS
 from ..options import RestoreOptions
 from ..resources import attributes, pstree, sharing, zombies
+from ..resources.cgroups import CgroupsRestore
 from ..resources.files.restore import FilesRestore
 from ..resources.memory import restore as memory
-from ..restore import Inherited, Source, TaskImages
+from ..resources.memory.mm import restore_mm
+from ..source import Inherited, Source, TaskImages
 from ..tracee.calls import Call
 from ..tracee.stubs import Stubs
 from ..tracee.tracee import Tracee
@@ -148,7 +151,7 @@ class Ground:
     def _emptied(self, step: pstree.Step) -> GroundMemory:
         """Return the memory of the process that STEP has just made, a copy of its maker's, with nothing in it."""
         stub, parking = self.stubs.leaders[step.argument], self._memory[step.actor].parking
-        memory.unmap_all(stub, parking)
+        memory.unmap(stub, parking, ())
         return GroundMemory(stub, parking)
 
     # what restore asks of what it builds on
@@ -158,7 +161,9 @@ class Ground:
         self._chain = ReceivedChain.open(images_dir)
         return self._chain
 
-    def create(self, source: Source, inherited: Inherited, options: RestoreOptions, files: FilesRestore) -> None:
+    def begin(
+        self, source: Source, inherited: Inherited, options: RestoreOptions, files: FilesRestore, emptied: Optional[memory.Emptied]
+    ) -> _Building:
         """Let the processes be those of SOURCE, with the descriptors INHERITED. Raises RestoreError."""
         if not self.follow(_shape_of(source), {}):
             raise RestoreError("the tree has changed too much since the last round; move it again")
@@ -175,23 +180,64 @@ class Ground:
                 subject = step.argument if step.call in (pstree.FORK, pstree.FORK_BESIDE) else step.actor
                 if subject in source.zombies:
                     carry_out(step, self.stubs, source.shared, source.exit_signals)
+            files.attach(self.stubs.leaders)
             for process in source.hierarchy.tasks:
                 if process.pid in source.zombies:
                     zombies.restore(self.stubs, process.pid, source.zombies[process.pid], process.ppid)
-            files.attach(self.stubs.leaders)
         except OSError as error:
             raise RestoreError(f"the processes cannot be completed ({error}); move the tree again") from error
+        return _Building(self, source, inherited, files, emptied)
 
-    def build(self, leader: Tracee, task: TaskImages, inherited: Inherited, emptied: Optional[memory.Emptied] = None) -> int:
-        """Complete the memory of a process from the images of the last round; return the pages read. Raises OSError, RestoreError."""
-        own = self._memory[task.pid]
-        counted_on: List[Range] = self._chain.counted_on(f"pagemap-{task.pid}") if self._chain else []
+    def counted_on(self, pid: int) -> List[Range]:
+        """Return what the images of the last round leave to the rounds before, of the memory of PID."""
+        return self._chain.counted_on(f"pagemap-{pid}") if self._chain else []
+
+    def take_memory(self, pid: int) -> GroundMemory:
+        """Return the memory of PID."""
+        return self._memory[pid]
+
+
+class _Building:
+    """The processes of a ground on their way to those of SOURCE."""
+
+    def __init__(
+        self, ground: Ground, source: Source, inherited: Inherited, files: FilesRestore, emptied: Optional[memory.Emptied]
+    ) -> None:
+        self._ground = ground
+        self._source = source
+        self._inherited = inherited
+        self._files = files
+        self._emptied = emptied
+        self._layouts: Dict[int, memory.Layout] = {}
+        self._read = 0
+
+    def create(self, cgroups: CgroupsRestore) -> None:
+        """Put the processes into their cgroups; they are there."""
+        for task in self._source.tasks:
+            cgroups.move_process(self._ground.stubs.leaders[task.pid], task.cores[0])
+
+    def fill(self, task: TaskImages) -> None:
+        """Complete the content of a process from the images of the last round. Raises OSError, RestoreError."""
+        leader = self._ground.stubs.leaders[task.pid]
+        restore_mm(leader, task.mm, self._files.local(task.mm.exe_file_id))
+        attributes.restore_page_size(leader, task.cores[0].tc, task.mm)
+        own = self._ground.take_memory(task.pid)
         own.keep_clear_of(task.mm.vmas)
         own.follow([vma for vma in task.mm.vmas if is_ground(vma)])
         replaced = [(one.start, one.start + one.pages * PAGE_SIZE) for one in task.extents]
-        own.keep_only(counted_on, replaced)
+        own.keep_only(self._ground.counted_on(task.pid), replaced)
         own.close()
-        return memory.build(leader, task.mm, task.extents, inherited.pages, inherited.of_mapping, is_ground, emptied)
+        layout = self._layouts[task.pid] = memory.lay_out(task.mm, task.extents)
+        pages, local = self._inherited.pages, self._inherited.of_mapping
+        self._read += memory.fill(leader, layout, pages, local, there=is_ground, emptied=self._emptied)
+
+    def settle(self, task: TaskImages) -> None:
+        """Complete the memory of a process."""
+        memory.settle(self._ground.stubs.leaders[task.pid], task.mm, self._layouts[task.pid])
+
+    def figures(self) -> MemoryFigures:
+        """Return the counts."""
+        return MemoryFigures(self._read)
 
 
 def _inherited(shape: Shape) -> Tuple[Dict[int, Tuple[int, int]], Dict[int, int]]:

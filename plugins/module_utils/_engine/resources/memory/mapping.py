@@ -45,11 +45,12 @@ MAP_DROPPABLE = 0x08  # a type, as MAP_PRIVATE is: Linux 6.11
 MAP_GROWSDOWN = 0x0100
 MAP_LOCKED = 0x2000
 MAP_NORESERVE = 0x4000
+MLOCK_ONFAULT = 1
 MADV_DONTFORK, MADV_HUGEPAGE, MADV_NOHUGEPAGE, MADV_WIPEONFORK, MADV_POPULATE_WRITE = 10, 14, 15, 18, 23
 _FLAG_OF = {"dp": MAP_DROPPABLE, "gd": MAP_GROWSDOWN, "lo": MAP_LOCKED, "nr": MAP_NORESERVE}
 _ADVICE_OF = {"sr": 2, "rr": 1, "dc": MADV_DONTFORK, "dd": 16, "mg": 12, "hg": MADV_HUGEPAGE, "nh": MADV_NOHUGEPAGE, "wf": MADV_WIPEONFORK}
 """VmFlags of smaps (Documentation/filesystems/proc.rst) and the madvise(2) advice that sets each."""
-_LASTING = frozenset(_ADVICE_OF) | {"gd", "nr"}
+_LASTING = frozenset(_ADVICE_OF) | {"gd", "nr", "sl"}
 """The VmFlags that belong into a dump and that fork(2) copies."""
 EARLY_ADVICE = (MADV_HUGEPAGE, MADV_NOHUGEPAGE)
 """What decides the size of the pages that a mapping is filled with."""
@@ -214,7 +215,9 @@ def _refused(mapping: Mapping) -> Optional[Tuple[str, str]]:
         return "files of a mounted hugetlbfs are not supported yet", "run it with memfd_create(MFD_HUGETLB) or MAP_HUGETLB"
     if "ss" in flags:
         return "a shadow stack is not supported yet", "run it without user shadow stacks (glibc.cpu.x86_shstk=off)"
-    if "um" in flags:
+    if "sf" in flags:
+        return "it is mapped with MAP_SYNC, which is not supported", "map it without MAP_SYNC"
+    if flags & {"um", "ui"}:
         return "a userfaultfd of its own handles its faults", "close that userfaultfd before the dump"
     return None
 
@@ -311,6 +314,7 @@ def _attach_call(vma: Any) -> Call:
 def settle_calls(vmas: Sequence[Any], filled: Sequence[bool]) -> List[Call]:
     """Return the calls that give VMAS, now filled in, their protection, advice and locks."""
     calls = []
+    guards = [vma for vma in vmas if vma.status & VMA_AREA_GUARD]
     for vma, written in zip(vmas, filled):
         if vma.status & (VMA_AREA_VDSO | VMA_AREA_VVAR | VMA_AREA_VSYSCALL | VMA_AREA_GUARD):
             continue
@@ -322,5 +326,6 @@ def settle_calls(vmas: Sequence[Any], filled: Sequence[bool]) -> List[Call]:
         late = (advice for advice in range(64) if vma.madv >> advice & 1 and advice not in EARLY_ADVICE)
         calls += [Call("madvise", (vma.start, size, advice)) for advice in late]
         if vma.flags & MAP_LOCKED:
-            calls.append(Call("mlock", (vma.start, size)))
+            guarded = any(vma.start < one.end and one.start < vma.end for one in guards)  # which mlock(2) cannot fill
+            calls.append(Call("mlock2", (vma.start, size, MLOCK_ONFAULT)) if guarded else Call("mlock", (vma.start, size)))
     return calls

@@ -16,7 +16,7 @@ from ...tracee.calls import Struct
 from ...tracee.tracee import Tracee
 from ..files.dump import FilesDump
 
-_MM_MAP = struct.Struct("<12QIi")  # struct prctl_mm_map
+_MM_MAP = struct.Struct("<12QII")  # struct prctl_mm_map
 _AUXV_POINTER = 11 * 8
 
 
@@ -57,7 +57,9 @@ def _add_program(pid: int, files: FilesDump) -> int:
 
 
 def restore_mm(leader: Tracee, entry: Any, program: int) -> None:
-    """Set the numbers of a task whose address space is empty; PROGRAM is its descriptor of the executable. Raises OSError.
+    """Set the numbers of a task whose address space is empty, or inherited; PROGRAM is its descriptor of the executable. Raises OSError.
+
+    PROGRAM is -1 where the task has inherited it with its memory.
 
     Once the program that we ourselves run is mapped, the kernel would not let go of it as the task's (EBUSY).
     """
@@ -76,6 +78,6 @@ def restore_mm(leader: Tracee, entry: Any, program: int) -> None:
         entry.mm_env_end,
         0,
         len(auxv),
-        program,
+        program & 0xFFFFFFFF,
     )
     leader.call("prctl", PR_SET_MM, PR_SET_MM_MAP, Struct(numbers, ((_AUXV_POINTER, auxv),)), len(numbers), 0)

@@ -5,16 +5,20 @@
 
 from __future__ import annotations
 
+import mmap
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
 from ...errors import RestoreError
 from ...images.chain import Extent
 from ...images.pagemap import PAGE_SIZE
+from ...images.ranges import Range, difference, union
 from ...kernel import procfs
 from ...tracee.calls import Call, Reply
 from ...tracee.tracee import SCRATCH_SIZE, Tracee
-from . import aio, vdso
+from .. import numa
+from . import aio, guard, names, seal, vdso
+from .inheritance import NOTHING, Inheritance, cut
 from .mapping import MADV_POPULATE_WRITE, VMA_AREA_VDSO, VMA_AREA_VSYSCALL, VMA_AREA_VVAR, map_calls, protect_call, settle_calls
 from .vdso import VdsoParts
 
@@ -35,6 +39,7 @@ class Parking:
     """A stretch of addresses that no task of the tree uses: the scratch mapping and the special mappings wait there."""
 
     address: int
+    end: int
 
     @property
     def special(self) -> int:
@@ -49,10 +54,10 @@ def find_parking(mms: Iterable[Any], stub: Tracee) -> Parking:
     end = _LOWEST
     for start, until in sorted(used):
         if start - end >= size:
-            return Parking(end)
+            return Parking(end, end + size)
         end = max(end, until)
     if TASK_SIZE - end >= size:
-        return Parking(end)
+        return Parking(end, end + size)
     raise RestoreError("no free stretch of addresses is left in the tree's address spaces; it cannot be restored")
 
 
@@ -62,13 +67,13 @@ def parking_size(stub: Tracee) -> int:
 
 
 @dataclass(frozen=True)
-class _Layout:
+class _Areas:
     vmas: Sequence[Any]
 
 
 def move_parking(stub: Tracee, vmas: Sequence[Any]) -> Parking:
     """Move what waits in the parking of STUB to another one that is out of the way of VMAS. Raises OSError, RestoreError."""
-    parking = find_parking([_Layout(vmas)], stub)
+    parking = find_parking([_Areas(vmas)], stub)
     stub.close_scratch()
     stub.open_scratch(parking.address)
     vdso.move(stub, parking.special)
@@ -79,67 +84,98 @@ def clear(stub: Tracee, parking: Parking) -> None:
     """Leave nothing in the address space of STUB but what waits in PARKING. Raises OSError."""
     stub.open_scratch(parking.address)
     vdso.move(stub, parking.special)
-    unmap_all(stub, parking)
+    unmap(stub, parking, ())
 
 
-def unmap_all(stub: Tracee, parking: Parking) -> None:
-    """Unmap in STUB all but what waits in PARKING already. Raises OSError."""
-    end = parking.special + sum(VdsoParts.of_task(stub.pid).sizes.values())
-    _check(stub.batch([Call("munmap", (0, parking.address)), Call("munmap", (end, TASK_SIZE - end))]))
+def unmap(stub: Tracee, parking: Parking, kept: Iterable[Range]) -> None:
+    """Leave nothing in the address space of STUB but what lies in PARKING, and the stretches KEPT, in ascending order. Raises OSError."""
+    left = union(kept, [(parking.address, parking.end)])
+    stub.moved()
+    _check(stub.batch([Call("munmap", (start, end - start)) for start, end in difference([(0, TASK_SIZE)], left)]))
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What the memory of a stub is made of."""
+
+    vmas: Sequence[Any]
+    """Its mappings, by ascending address, with plain memory in place of what is made from it."""
+    extents: Sequence[Extent]
+    filled: Sequence[bool]
+    """For each of the mappings, whether any of the extents lies in it."""
+    proxy: Optional[vdso.Proxy]
+
+
+def lay_out(mm: Any, extents: Sequence[Extent]) -> Layout:
+    """Return what the memory of MM with the content of EXTENTS is made of. Reads the pages of the vDSO. Raises ChainError."""
+    proxy = vdso.plan(mm.vmas, extents)
+    vmas = aio.as_memory(vdso.as_memory(mm.vmas) if proxy else mm.vmas)
+    extents = list(_without_special(vmas, extents))
+    return Layout(vmas, extents, _filled(vmas, extents), proxy)
 
 
 def _none_there(vma: Any) -> bool:
     return False
 
 
-def build(
+def fill(
     stub: Tracee,
-    mm: Any,
-    extents: Sequence[Extent],
+    layout: Layout,
     pages: Dict[str, int],
     local: Callable[[Any], int],
+    inherited: Inheritance = NOTHING,
     there: Callable[[Any], bool] = _none_there,
     emptied: Optional[Emptied] = None,
 ) -> int:
-    """Make the mappings of MM in STUB, cleared before, and fill them in; return the number of pages filled.
+    """Make the mappings of LAYOUT in STUB, which has nothing but what it has INHERITED, and fill them in; return the number of pages read.
 
     PAGES: the task's descriptors of the pages files by path. LOCAL: of what a vma_entry maps. THERE tells which mappings
-    are there already, with pages that EXTENTS only add to. EMPTIED is told of what the stub has, as soon as it has it.
+    are there already, with pages that the extents only add to. EMPTIED is told of what the stub has, as soon as it has it.
     Raises OSError, RestoreError.
     """
-    proxy = vdso.plan(mm.vmas, extents)
-    vmas = aio.as_memory(vdso.as_memory(mm.vmas) if proxy else mm.vmas)
-    extents = list(_without_special(vmas, extents))
-    filled = _filled(vmas, extents)
-    _check(stub.batch(_mapping_calls(vmas, filled, [there(vma) for vma in mm.vmas], local)))
+    _check(stub.batch(_mapping_calls(layout, inherited, there, local)))
     if emptied is None:
-        _read(stub, extents, pages)
-    else:
-        for group in _groups(extents):
-            _read(stub, group, pages)
-            for extent in group:
-                emptied(stub.pid, extent)
-    _check(stub.batch(settle_calls(vmas, filled)))
+        return _read(stub, list(inherited.left(layout.extents)), pages)
+    done = 0
+    for group in _groups(layout.extents):
+        done += _read(stub, list(inherited.left(group)), pages)
+        for extent in group:
+            emptied(stub.pid, extent)
+    return done
+
+
+def settle(stub: Tracee, mm: Any, layout: Layout) -> None:
+    """Give the mappings of MM, which `fill` made by LAYOUT, what hinders that, or would be lost in a fork. Raises OSError, RestoreError."""
+    _check(stub.batch(guard.restore_calls(layout.vmas) + settle_calls(layout.vmas, layout.filled)))
     aio.restore(stub, mm.aios)
-    if proxy:
-        vdso.place_beside(stub, proxy)
+    if layout.proxy:
+        vdso.place_beside(stub, layout.proxy)
     else:
-        vdso.place(stub, vmas)
-    return sum(extent.pages for extent in extents)
+        vdso.place(stub, layout.vmas)
+    stub.batch(names.restore_calls(layout.vmas))
+    _check(stub.batch(seal.restore_calls(layout.vmas)))
 
 
-def _mapping_calls(vmas: Sequence[Any], filled: Sequence[bool], there: Sequence[bool], local: Callable[[Any], int]) -> List[Call]:
-    """Return what makes those of VMAS that are not THERE, and lets those that are be FILLED."""
-    missing = [(vma, written) for vma, written, found in zip(vmas, filled, there) if not found]
-    calls = map_calls([vma for vma, _written in missing], [written for _vma, written in missing], local)
-    return calls + [protect_call(vma, written) for vma, written, found in zip(vmas, filled, there) if found]
+def _mapping_calls(
+    layout: Layout, inherited: Inheritance, there: Callable[[Any], bool], local: Callable[[Any], int]
+) -> List[Call]:
+    """Return what makes the mappings of LAYOUT, lets those that are there be filled, and drops what is not to be kept of these."""
+    new: List[Tuple[Any, bool]] = []
+    found: List[Tuple[Any, bool]] = []
+    for vma, written in zip(layout.vmas, layout.filled):
+        (found if (vma.start, vma.end) in inherited.vmas or there(vma) else new).append((vma, written))
+    calls = [protect_call(vma, written) for vma, written in found]
+    calls += [Call("madvise", (start, end - start, mmap.MADV_DONTNEED)) for start, end in inherited.dropped()]
+    calls += map_calls([vma for vma, _written in new], [written for _vma, written in new], local)
+    return calls + numa.restore_calls([vma for vma in layout.vmas if (vma.start, vma.end) not in inherited.vmas])
 
 
-def _read(stub: Tracee, extents: Sequence[Extent], pages: Dict[str, int]) -> None:
+def _read(stub: Tracee, extents: Sequence[Extent], pages: Dict[str, int]) -> int:
     calls = list(_fill_calls(extents, pages))
     for call, reply in zip(calls, stub.batch(calls)):
         if call.name == "pread64" and reply.check() != call.args[2]:
             raise RestoreError(f"the pages of process {stub.pid} could not be read whole; verify the dump")
+    return sum(extent.pages for extent in extents)
 
 
 def _groups(extents: Sequence[Extent]) -> Iterator[List[Extent]]:
@@ -166,14 +202,10 @@ def _without_special(vmas: Sequence[Any], extents: Sequence[Extent]) -> Iterator
         for low, high in special:
             if low < end and start < high:
                 if start < low:
-                    yield _part(extent, start, low)
+                    yield cut(extent, start, low)
                 start = high
         if start < end:
-            yield _part(extent, start, end)
-
-
-def _part(extent: Extent, start: int, end: int) -> Extent:
-    return Extent(start, (end - start) // PAGE_SIZE, extent.path, extent.offset + start - extent.start)
+            yield cut(extent, start, end)
 
 
 def _filled(vmas: Sequence[Any], extents: Sequence[Extent]) -> List[bool]:
@@ -211,7 +243,7 @@ def _parts(extents: Iterable[Extent]) -> Iterator[List[Extent]]:
             part, size = [], 0
         while at < end:
             until = min(end, at + _PART - size)
-            part.append(_part(extent, at, until))
+            part.append(cut(extent, at, until))
             size += until - at
             at = until
             if at < end:
