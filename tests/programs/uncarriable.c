@@ -148,10 +148,7 @@ int main(int argc, char **argv)
 	file(syscall(SYS_fsopen, "tmpfs", 0), "filesystem that is being configured");
 	file(syscall(447, 0), "secret memory"); /* memfd_secret */
 	file(fanotify_init(FAN_CLASS_CONTENT, O_RDONLY), "decides on accesses");
-	file(open("/proc/self/ns/net", O_RDONLY), "namespace");
 	file(syscall(SYS_pidfd_open, 1, 0), "pidfd|process");
-	if (!syscall(SYS_io_setup, 4, &context))
-		note(getpid(), "mapping", -1, "AIO");
 	ask_supervisor();
 	close(held);
 	MUST(pthread_create(&thread, NULL, notice_stops, NULL) ? -1 : 0);
