@@ -98,4 +98,3 @@ def test_too_many_for_the_machine(lab: Lab) -> None:
     assert "asynchronous I/O" in said and "aio-max-nr" in said
     lab.restore(images)
     assert victim.ask("fetch") == "ok"
-

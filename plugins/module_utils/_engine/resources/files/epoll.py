@@ -82,7 +82,6 @@ class EpollDump(KindDump):
                 return target.tfd
         return None
 
-
     def _found_elsewhere(self, file: OpenFile, target: EpollTarget, offset: int) -> bool:
         try:
             return bool(self._elsewhere(file, target, offset))

@@ -86,7 +86,6 @@ class TimerfdRestore(KindRestore):
         for file_id in {descriptor.file_id for descriptor in task.descriptors if descriptor.file_id in entries}:
             arm(files[file_id], entries[file_id])
 
-
     def settle(self) -> None:
         """Arm the timers that no task has a descriptor of."""
         for local, entry in self._idle.items():

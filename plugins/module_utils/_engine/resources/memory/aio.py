@@ -170,4 +170,3 @@ def _turn(stub: Tracee, made: int, wanted: Ring) -> None:
         procfs.write_memory(stub.pid, made + _HEAD_AT, struct.pack("<I", min(done, wanted.head)))
     stub.call("close", target)
     stub.call("munmap", room, size)
-
