@@ -55,7 +55,7 @@ class Host:
 
     def result(self) -> dict[str, Any]:
         """Return what the receiver wrote, when it has ended; nothing when it was killed."""
-        until(lambda: self.ended.exists(), "the receiver does not end")
+        until(self.ended.exists, "the receiver does not end")
         lines = self.output.read_text().splitlines()
         return dict(json.loads(lines[-1])) if lines else {}
 

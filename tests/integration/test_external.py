@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import re
 import select
 import signal
 import socket
@@ -65,7 +66,7 @@ def start(lab: Lab) -> Iterator[Talker]:
     fds = (writer, theirs.fileno(), file)
     process = lab.spawn([sys.executable, "-c", TALKER, *map(str, fds)], pass_fds=fds, cwd=lab.folder)
     until((lab.folder / "ready").exists, "the talker does not start")
-    mount = next(line.split()[1] for line in Path(f"/proc/self/fdinfo/{file}").read_text().splitlines() if line.startswith("mnt_id"))
+    [mount] = re.findall(r"^mnt_id:\s*(\d+)", Path(f"/proc/self/fdinfo/{file}").read_text(), re.MULTILINE)
     names = (os.readlink(f"/proc/self/fd/{writer}"), os.readlink(f"/proc/self/fd/{theirs.fileno()}"))
     try:
         yield Talker(process.pid, *names, f"file[{int(mount):x}:{os.fstat(file).st_ino:x}]", fds)

@@ -75,7 +75,7 @@ def changed(path: Path, content: bytes) -> Iterator[None]:
 def damages(path: Path, dice: random.Random) -> Iterator[bytes]:
     """Yield the content of PATH with a bit flipped, at its beginning, its end and anywhere, and cut short."""
     content = path.read_bytes()
-    for place in {0, len(content) - 1, *(dice.randrange(len(content)) for _ in range(FLIPS))}:
+    for place in {0, len(content) - 1, *(dice.randrange(len(content)) for _flip in range(FLIPS))}:
         yield content[:place] + bytes([content[place] ^ 1 << dice.randrange(8)]) + content[place + 1 :]
     yield content[: dice.randrange(len(content))]
 

@@ -256,7 +256,6 @@ def write(
     work.files.write(images)
     work.mounts.write(images)
     work.sysv.write(images)
-    clocks.write(images)
     pstree.write(images, hierarchy)
     work.trackers.explain()
     options.hook("post-dump", {"CRTOOLS_INIT_PID": str(options.tree)})
@@ -283,6 +282,7 @@ def describe(work: Work, kind: str, files: Sequence[Tuple[str, int, int, str, in
         cpu_features=features,
         page_size=PAGE_SIZE,
         files=tuple(FileRecord(path, size, mtime, mode, build_id) for path, size, mtime, build_id, mode in files),
+        clocks=clocks.read(),
         timings={"frozen_time": work.clock.between("freezing", "thawed"), "freezing_time": work.clock.between("freezing", "frozen")},
         figures={"pages_scanned": figures.scanned, "pages_skipped_parent": figures.in_parent, "pages_written": figures.written},
         page_server=str(work.options.page_server or ""),

@@ -96,8 +96,9 @@ def restore(options: RestoreOptions, log: logging.Logger, basis: Optional[Basis]
             release.keep()
         clock.mark("restored")
         options.hook("post-resume", {"CRTOOLS_INIT_PID": str(root)})
+        shown = source.chain.top.manifest.clocks if source.chain.top.manifest is not None else {}
         ended = [text for pid, entry in source.zombies.items() for text in zombies.warnings(pid, entry)]
-        warnings = [*files.warnings(), *cgroups.warnings, *ended, *clocks.warnings(source.chain.top.images)]
+        warnings = [*files.warnings(), *cgroups.warnings, *ended, *clocks.warnings(source.chain.top.images, shown)]
     freed, figures = _finish(release, warnings) if release is not None else 0, building.figures()
     log.info("Restored processes %s", ", ".join(str(task.pid) for task in source.tasks))
     result = RestoreResult(

@@ -12,6 +12,7 @@ from typing import Any, Dict, Tuple
 from .chains.soundness import check_tasks
 from .errors import ChainError, UsageError
 from .images.chain import Chain, Extent
+from .images.shared_objects import VMA_ANON_SHARED, VMA_AREA_SYSVIPC, object_sizes
 from .options import RestoreOptions
 from .resources import attributes, pstree, seccomp, zombies
 from .resources.files.restore import FilesRestore
@@ -109,7 +110,7 @@ class Inherited:
             for extent in task.extents:
                 if extent.path not in self.pages:
                     self.pages[extent.path] = files.keep(os.open(extent.path, os.O_RDONLY | os.O_CLOEXEC))
-        for shmid, size in mapping.object_sizes([task.mm.vmas for task in source.tasks]).items():
+        for shmid, size in object_sizes([task.mm.vmas for task in source.tasks]).items():
             self._shared[shmid] = files.keep(new_anonymous(size))
             fill_object(self._shared[shmid], size, source.chain.iterate_extents(f"pagemap-shmem-{shmid}"))
         mapped = [self.of_mapping(vma) for task in source.tasks for vma in task.mm.vmas]
@@ -124,9 +125,9 @@ class Inherited:
 
     def of_mapping(self, vma: Any) -> int:
         """Return the descriptor of what VMA, a vma_entry, maps; -1 where that is nothing."""
-        if vma.status & mapping.VMA_AREA_SYSVIPC:
+        if vma.status & VMA_AREA_SYSVIPC:
             return -1
-        if vma.status & mapping.VMA_ANON_SHARED:
+        if vma.status & VMA_ANON_SHARED:
             return self._shared[vma.shmid]
         if vma.status & mapping.VMA_AREA_SOCKET:
             return self._files.local(vma.shmid)

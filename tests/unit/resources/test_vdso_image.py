@@ -11,7 +11,7 @@ import os
 import random
 import struct
 import time
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 import pytest
 
@@ -27,7 +27,7 @@ NAMES = ("__vdso_time", "time", "__vdso_getcpu")
 BUILD = b"build of a test"
 
 
-def made(gnu: bool = False, dynamic: Dict[int, int] = {}, header: Tuple[int, bytes] = (0, b"")) -> bytes:  # noqa: B006 (never changed)
+def made(gnu: bool = False, dynamic: Optional[Dict[int, int]] = None, header: Tuple[int, bytes] = (0, b"")) -> bytes:
     """Return a vDSO; DYNAMIC replaces entries of its dynamic section, HEADER puts bytes at an offset."""
     image = bytearray(SIZE)
     struct.pack_into("<16s2HI3QI6H", image, 0, b"\x7fELF\x02\x01\x01", 3, 62, 1, 0, 64, 0, 0, 64, 56, 3, 0, 0, 0)
@@ -39,7 +39,7 @@ def made(gnu: bool = False, dynamic: Dict[int, int] = {}, header: Tuple[int, byt
     for index, (name, offset) in enumerate(zip(NAMES, offsets), start=1):
         at = strings.index(b"\0" + name.encode() + b"\0") + 1
         struct.pack_into("<I2BH2Q", image, SYMBOLS + 24 * index, at, 0x12, 0, 9, offset, 32)
-    entries = {5: STRINGS, 6: SYMBOLS, 10: len(strings), 11: 24, **({0x6FFFFEF5: HASH} if gnu else {4: HASH}), **dynamic}
+    entries = {5: STRINGS, 6: SYMBOLS, 10: len(strings), 11: 24, **({0x6FFFFEF5: HASH} if gnu else {4: HASH}), **(dynamic or {})}
     struct.pack_into(f"<{2 * len(entries)}Q", image, DYNAMIC, *(word for entry in entries.items() for word in entry))
     table: List[int] = [1, 1, 1, 0, 0, 0, 1, 2, 4, 7] if gnu else [1, 4, 1, 0, 0, 0, 0]
     struct.pack_into(f"<{len(table)}I", image, HASH, *table)

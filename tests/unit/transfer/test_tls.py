@@ -90,7 +90,7 @@ def test_old_versions_and_plain_text_are_turned_away(made: Tuple[tls.Certificate
     old = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     old.check_hostname, old.verify_mode, old.maximum_version = False, ssl.CERT_NONE, ssl.TLSVersion.TLSv1_2
     with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as beside:
-        for talk in (lambda raw: old.wrap_socket(raw), lambda raw: raw.sendall(b"GET / HTTP/1.0\r\n\r\n"), lambda raw: raw.close()):
+        for talk in (old.wrap_socket, lambda raw: raw.sendall(b"GET / HTTP/1.0\r\n\r\n"), lambda raw: raw.close()):
             accepted = beside.submit(tls.accept, listener, options)
             with socket.create_connection(listener.getsockname()) as raw:
                 with suppress(OSError):

@@ -107,6 +107,8 @@ class Manifest:
     pages: Mapping[str, PagesRecord] = field(default_factory=dict)
     """By file name."""
     files: tuple[FileRecord, ...] = ()
+    clocks: Mapping[str, int] = field(default_factory=dict)
+    """Nanoseconds that each clock showed which counts from the start of the machine."""
     timings: Mapping[str, int] = field(default_factory=dict)
     """Microseconds, named as in DumpResult."""
     figures: Mapping[str, int] = field(default_factory=dict)

@@ -13,19 +13,12 @@ from typing import Any, FrozenSet, List, Optional, Sequence, Tuple
 
 from ..errors import Obstacle
 from ..images.schema import message
+from ..images.shared_objects import VMA_ANON_SHARED
 from ..kernel import procfs
 from ..tracee.calls import Call, Out, Reply
 from ..tracee.tracee import Tracee
 from .batch import order
-from .memory.mapping import (
-    VMA_ANON_PRIVATE,
-    VMA_ANON_SHARED,
-    VMA_AREA_MEMFD,
-    VMA_AREA_VDSO,
-    VMA_AREA_VSYSCALL,
-    VMA_AREA_VVAR,
-    VMA_FILE_SHARED,
-)
+from .memory.mapping import VMA_ANON_PRIVATE, VMA_AREA_MEMFD, VMA_AREA_VDSO, VMA_AREA_VSYSCALL, VMA_AREA_VVAR, VMA_FILE_SHARED
 
 # include/uapi/linux/mempolicy.h
 MPOL_DEFAULT = 0

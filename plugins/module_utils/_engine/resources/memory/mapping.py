@@ -12,9 +12,7 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tupl
 
 from ...errors import Obstacle, RestoreError
 from ...images.schema import message
-from ...images.shared_objects import VMA_ANON_SHARED as VMA_ANON_SHARED
-from ...images.shared_objects import VMA_AREA_SYSVIPC as VMA_AREA_SYSVIPC
-from ...images.shared_objects import object_sizes as object_sizes
+from ...images.shared_objects import VMA_ANON_SHARED, VMA_AREA_SYSVIPC
 from ...kernel import hugetlb, procfs
 from ...kernel.procfs import Area
 from ...kernel.sysvipc import SHM_EXEC, SHM_RDONLY

@@ -17,12 +17,13 @@ from ...errors import Obstacle, RestoreError, UnsupportedError
 from ...images.chain import Chain
 from ...images.image import ImagesDir
 from ...images.schema import message
+from ...images.shared_objects import VMA_AREA_SYSVIPC
 from ...kernel import hugetlb, sysvipc
 from ...kernel.pagemap import PAGE_SIZE
 from ...kernel.procfs import maps
 from ...kernel.syscall import syscall
 from ...kernel.sysvipc import Segment
-from .mapping import VMA_AREA_SYSVIPC, Mapping
+from .mapping import Mapping
 from .shared import SharedObject, fill
 
 IMAGE = "ipcns-shm-3"

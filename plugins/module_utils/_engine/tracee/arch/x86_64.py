@@ -81,7 +81,7 @@ def vdso_call(function: str) -> bytes:
     if name:
         return _CALL.pack(_MOV_EAX, NUMBERS[name], SYSCALL_RET)
     if function in ("__vdso_getrandom", "getrandom"):  # asked how to use it (r8 is -1), it fails: mov r10, r8; inc r10; jz
-        return bytes.fromhex("4d89c2" "49ffc2" "7408") + _CALL.pack(_MOV_EAX, NUMBERS["getrandom"], SYSCALL_RET) + _FAIL
+        return bytes.fromhex("4d89c2 49ffc2 7408") + _CALL.pack(_MOV_EAX, NUMBERS["getrandom"], SYSCALL_RET) + _FAIL
     return _FAIL
 
 
