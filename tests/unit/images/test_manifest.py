@@ -71,9 +71,18 @@ def test_every_flipped_bit_is_noticed(tmp_path: Path) -> None:
         broken = bytearray(whole)
         broken[position] ^= 1 << position % 8
         path.write_bytes(broken)
+        if json.loads(whole) == _loaded(bytes(broken)):
+            continue  # the case of a hexadecimal digit in an escape: it says the same
         with pytest.raises(ChainError, match="stillframe.json") as caught:
             read_manifest(str(tmp_path))
         assert "damaged" in str(caught.value) or "newer" in str(caught.value)
+
+
+def _loaded(text: bytes) -> object:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
 
 
 NONSENSE = ["", "{", "[]", "7", "null", '"x"', '{"format": 1}', '{"format": "1"}', '{"format": 1, "checksum": "00000000"}']

@@ -42,7 +42,7 @@ def content(path: Path, vmas: list[Any], pages: dict[int, str], program: int = 1
     mm = message("mm_entry")()
     mm.exe_file_id = program
     mm.vmas.extend(vmas)
-    return Content(mm, extents)
+    return Content(mm, extents, message("task_core_entry")())
 
 
 def pages(found: Inheritance) -> list[tuple[int, int]]:
