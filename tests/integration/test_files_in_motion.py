@@ -35,7 +35,7 @@ threading.Thread(target=churn, daemon=True).start()
 """
 WITH_TRACKER = OPENED_AND_CLOSED + """
 import ctypes
-os.dup2(ctypes.CDLL(None).syscall(323, os.O_CLOEXEC | os.O_NONBLOCK | 1), 60)  # userfaultfd(2), UFFD_USER_MODE_ONLY
+os.dup2(ctypes.CDLL(None).syscall(323, os.O_CLOEXEC | os.O_NONBLOCK | 1), 60, False)  # userfaultfd(2), UFFD_USER_MODE_ONLY
 """
 LOOKS = 500
 

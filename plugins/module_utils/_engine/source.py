@@ -72,9 +72,9 @@ def read(options: RestoreOptions, chain: Chain) -> Source:
     if options.auto_dedup and options.track_mem:
         raise UsageError("auto_dedup and track_mem exclude each other: no dump can build on images that are freed; leave one out")
     chain.verify_images()
-    check_tasks(chain.top)
     if chain.obstacle():
         raise ChainError(chain.obstacle())
+    check_tasks(chain.top)
     images = chain.top.images
     hierarchy = pstree.read(images)
     tasks = []
