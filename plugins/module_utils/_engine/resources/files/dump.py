@@ -9,6 +9,7 @@ images: files.img (file_entry), fdinfo-FILES_ID, and what the kinds add.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 
 from ...errors import KernelError, Obstacle, TargetError, UnsupportedError
@@ -32,7 +33,7 @@ from .survey import Survey
 from .unsupported import unsupported
 
 FD_CLOEXEC = 1
-_LOOKS = 20
+_LOOKS, _FEWEST_LOOKS, _PATIENCE = 20, 5, 1.0  # the last in seconds
 """At a running tree: what it closes while we look, and our copy keeps open for that moment, can seem to be an obstacle."""
 
 
@@ -58,8 +59,9 @@ class FilesDump:
         Raises TargetError when a process is gone, KernelError when it may not be looked at.
         """
         found = self._look(pids)
-        for _look in range(_LOOKS - 1):
-            if not found:
+        enough = time.monotonic() + _PATIENCE
+        for look in range(1, _LOOKS):
+            if not found or (look >= _FEWEST_LOOKS and time.monotonic() > enough):
                 break
             again = self._look(pids)
             found = [obstacle for obstacle in found if obstacle in again]
