@@ -57,6 +57,7 @@ static void make(void)
 	MUST(sigaction(SIGUSR1, &action, NULL));
 	MUST(sigaltstack(&stack, NULL));
 	signal(SIGPIPE, SIG_IGN);
+	signal(SIGINT, SIG_DFL); /* it is ignored in what a shell runs in the background */
 	action = (struct sigaction){ .sa_sigaction = tick, .sa_flags = SA_SIGINFO | SA_RESTART };
 	MUST(sigaction(SIGALRM, &action, NULL));
 	MUST(sigaction(SIGRTMIN + 6, &action, NULL));
