@@ -47,9 +47,9 @@ def assert_goes_on(lab: Lab, *names: str) -> None:
 
 
 @contextmanager
-def connected(lab: Lab, address: str) -> Iterator[tuple[int, Client]]:
+def connected(lab: Lab, address: str, role: str = "server") -> Iterator[tuple[int, Client]]:
     """A server in a tree of its own, and its client, which is us."""
-    pid = start(lab, "server", address)
+    pid = start(lab, role, address)
     until((lab.folder / "port").exists, "the server does not start")
     with Client(address, int((lab.folder / "port").read_text())) as client:
         assert_goes_on(lab, "server")
@@ -116,10 +116,12 @@ def die_at(request: int, *words: object) -> None:
     assert done.returncode == -signal.SIGKILL, done.stderr
 
 
-def test_an_engine_that_is_killed_leaves_the_connection_alone(lab: Lab) -> None:
-    with connected(lab, "127.0.0.1") as (pid, _client):
-        for request, left in ((LOCK, "--leave-running"), (TAKE, "--leave-running"), (LOCK, "--leave-stopped"), (TAKE, "--tcp-established")):
-            die_at(request, "dump", "--tree", pid, "--images-dir", lab.images(f"{request}{left}"), left, ESTABLISHED)
+@pytest.mark.parametrize("asked", [LOCK, TAKE], ids=["lock", "take"])
+def test_an_engine_that_is_killed_leaves_the_connection_alone(lab: Lab, asked: int) -> None:
+    # Killed while the guard reads a connection: the tree runs at once, and for that moment its socket is in repair mode (docs/limits.md).
+    with connected(lab, "127.0.0.1", "patient" if asked == TAKE else "server") as (pid, _client):
+        for left in ("--leave-running", "--leave-stopped"):
+            die_at(asked, "dump", "--tree", pid, "--images-dir", lab.images(f"{asked}{left}"), left, ESTABLISHED)
             assert_goes_on(lab, "server")
         until(lambda: "stillframe-" not in tables(), "a lock outlives its engine")
 
@@ -130,6 +132,7 @@ def test_an_engine_that_is_killed_when_the_dump_is_done_loses_no_connection(lab:
         die_at(KEEP, "dump", "--tree", pid, "--images-dir", path, ESTABLISHED)
         until(lambda: state(pid) == "Z", "the guard does not end the tree")
         lab.reap()
+        (lab.folder / "failed").unlink(missing_ok=True)  # it may have met its socket in repair mode right before
         lab.restore(path, ESTABLISHED)
         assert_goes_on(lab, "server")
 

@@ -3,12 +3,14 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """TCP connections that carry checked data both ways without end: `streams.py server|pair FOLDER ADDRESS`.
 
-`server` takes one client from outside; `pair` has both ends, in two processes. The port is written to FOLDER/port, how many bytes
+`server` takes one client from outside, and so does `patient`, which tries again when its socket is in repair mode; `pair` has both ends,
+in two processes. The port is written to FOLDER/port, how many bytes
 each end has received and found right to FOLDER/received-NAME, and what went wrong to FOLDER/failed.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import select
@@ -27,22 +29,35 @@ AHEAD = 1 << 17
 """How much more is sent than was received: both ends go on at one pace."""
 
 
-def stream(sock: socket.socket, received: Callable[[int], bool]) -> None:
-    """Send and check data until RECEIVED, which is told how much came, answers False. RuntimeError when anything is not as it was sent."""
+def stream(sock: socket.socket, received: Callable[[int], bool], patient: bool = False) -> None:
+    """Send and check data until RECEIVED, which is told how much came, answers False. RuntimeError when anything is not as it was sent.
+
+    PATIENT: try again when the kernel says what it says of a socket in repair mode.
+    """
     sock.setblocking(False)
-    sent = came = 0
-    while received(came):
-        writers = [sock] if sent - came < AHEAD else []
-        readable, writable, _failed = select.select([sock], writers, [], 1)
-        if readable:
-            data = sock.recv(PIECE)
-            start = came % PERIOD
-            if not data or data != TABLE[start : start + len(data)]:
-                raise RuntimeError(f"{len(data)} bytes are wrong after {came}")
-            came += len(data)
-        if writable:
-            start = sent % PERIOD
-            sent += sock.send(TABLE[start : start + PIECE])
+    done = (0, 0)
+    while received(done[1]):
+        try:
+            done = _step(sock, *done)
+        except OSError as error:
+            if not patient or error.errno not in (errno.EINVAL, errno.EPERM):
+                raise
+
+
+def _step(sock: socket.socket, sent: int, came: int) -> tuple[int, int]:
+    """Send and check one piece each; return how much was sent and how much came in all."""
+    writers = [sock] if sent - came < AHEAD else []
+    readable, writable, _failed = select.select([sock], writers, [], 1)
+    if readable:
+        data = sock.recv(PIECE)
+        start = came % PERIOD
+        if not data or data != TABLE[start : start + len(data)]:
+            raise RuntimeError(f"{len(data)} bytes are wrong after {came}")
+        return sent, came + len(data)
+    if writable:
+        start = sent % PERIOD
+        sent += sock.send(TABLE[start : start + PIECE])
+    return sent, came
 
 
 class Client:
@@ -75,7 +90,7 @@ class Client:
         return not self._ended
 
 
-def run(folder: Path, name: str, sock: socket.socket) -> None:
+def run(folder: Path, name: str, sock: socket.socket, patient: bool = False) -> None:
     """Stream until killed."""
     progress = os.open(folder / f"received-{name}", os.O_RDWR | os.O_CREAT, 0o600)
 
@@ -84,7 +99,7 @@ def run(folder: Path, name: str, sock: socket.socket) -> None:
         return True
 
     try:
-        stream(sock, received)
+        stream(sock, received, patient)
     except (OSError, RuntimeError) as error:
         (folder / "failed").write_text(f"{name}: {error!r}")
         raise
@@ -104,7 +119,7 @@ def main() -> None:
     else:
         (folder / "port.new").write_text(str(listening.getsockname()[1]))
         (folder / "port.new").rename(folder / "port")
-        run(folder, "server", listening.accept()[0])
+        run(folder, "server", listening.accept()[0], role == "patient")
 
 
 if __name__ == "__main__":
