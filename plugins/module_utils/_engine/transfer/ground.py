@@ -13,7 +13,6 @@ from __future__ import annotations
 import os
 import resource
 import struct
-from dataclasses import dataclass
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from ..basis import MemoryFigures
@@ -39,13 +38,6 @@ from .shape import Member, Shape, hierarchy
 
 _ALL_DESCRIPTORS = (1 << 32) - 1
 _RLIMIT = struct.Struct("<2Q")
-
-
-@dataclass(frozen=True)
-class _Layout:
-    """What `memory.find_parking` asks of the mm of a task."""
-
-    vmas: Sequence[Any]
 
 
 class Ground:
@@ -113,7 +105,7 @@ class Ground:
         if obstacles:
             raise RestoreError("; ".join(map(str, obstacles)), obstacles)
         root = self.stubs.create_root(pstree.first(tree, self._shell_job), ())
-        parking = memory.find_parking([_Layout(vmas) for vmas in layouts], root)
+        parking = memory.find_parking(layouts, root)
         memory.clear(root, parking)
         root.call("close_range", 0, _ALL_DESCRIPTORS, 0)
         for step in pstree.creation_plan(tree, self._shell_job):

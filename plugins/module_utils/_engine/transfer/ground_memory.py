@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 from bisect import bisect_right
 from typing import Any, Dict, List, Sequence, Tuple
@@ -22,7 +23,6 @@ from ..tracee.tracee import Tracee
 Piece = Tuple[int, int]
 """Address and bytes."""
 _SPECIAL = VMA_AREA_VDSO | VMA_AREA_VVAR | VMA_AREA_VSYSCALL | VMA_AREA_GUARD
-_MADV_DONTNEED = 4
 _NO_FD = (1 << 64) - 1
 
 
@@ -108,7 +108,7 @@ class GroundMemory:
         if missing:
             raise RestoreError(f"{missing // PAGE_SIZE} pages of process {self.stub.pid} that were to be here are not; move the tree again")
         stale = difference(self._filled, union(counted_on, replaced))
-        calls = [Call("madvise", (start, end - start, _MADV_DONTNEED)) for start, end in stale]
+        calls = [Call("madvise", (start, end - start, mmap.MADV_DONTNEED)) for start, end in stale]
         for reply in self.stub.batch(calls):
             reply.check()
 

@@ -53,7 +53,7 @@ class FamilyMemory:
 
     def clear(self, root: Tracee) -> None:
         """Empty the address space of ROOT, the first stub, which all others are forked of. Raises OSError, RestoreError."""
-        self._parking = find_parking([content.mm for content in self._contents.values()], root)
+        self._parking = find_parking([content.mm.vmas for content in self._contents.values()], root)
         clear(root, self._parking)
 
     def bequeaths(self, child: int) -> bool:

@@ -19,6 +19,7 @@ from ...images.chain import Extent
 from ...images.fault import fault
 from ...images.pagemap import PAGE_SIZE
 from ...images.ranges import Range, difference, merged
+from ...kernel.hugetlb import MAP_HUGETLB
 from .mapping import (
     EARLY_ADVICE,
     MAP_DROPPABLE,
@@ -38,7 +39,6 @@ _SAMPLE = 1 << 17
 """Bytes from one sample to the next."""
 _PATIENCE = 1024
 """Pages that are compared in vain before samples are taken."""
-_MAP_HUGETLB = 0x40000
 _HEIRS = VMA_AREA_REGULAR | VMA_AREA_HEAP | VMA_AREA_STACK | VMA_AREA_MEMFD | VMA_ANON_PRIVATE | VMA_FILE_PRIVATE
 """The status bits of a mapping that can be inherited."""
 
@@ -127,7 +127,7 @@ def _same_kind(vma: Any, other: Any) -> bool:
     kind = VMA_ANON_PRIVATE | VMA_FILE_PRIVATE
     if (vma.status | other.status) & ~_HEIRS or not vma.status & kind or (vma.status ^ other.status) & kind:
         return False
-    if (vma.flags ^ other.flags) & ~MAP_LOCKED or vma.flags & (MAP_DROPPABLE | _MAP_HUGETLB):
+    if (vma.flags ^ other.flags) & ~MAP_LOCKED or vma.flags & (MAP_DROPPABLE | MAP_HUGETLB):
         return False
     if vma.stillframe.numa != other.stillframe.numa:
         return False

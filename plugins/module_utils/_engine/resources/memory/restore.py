@@ -46,10 +46,10 @@ class Parking:
         return self.address + SCRATCH_SIZE
 
 
-def find_parking(mms: Iterable[Any], stub: Tracee) -> Parking:
-    """Return a place that is free in all the MMS and in STUB. Raises RestoreError when there is none."""
+def find_parking(layouts: Iterable[Sequence[Any]], stub: Tracee) -> Parking:
+    """Return a place that is free in all LAYOUTS, the vma_entries of a task each, and in STUB. Raises RestoreError when there is none."""
     size = parking_size(stub)
-    used = [(vma.start, vma.end) for mm in mms for vma in mm.vmas if not vma.status & VMA_AREA_VSYSCALL]
+    used = [(vma.start, vma.end) for vmas in layouts for vma in vmas if not vma.status & VMA_AREA_VSYSCALL]
     used += [(area.start, area.end) for area in procfs.maps(stub.pid) if area.end <= TASK_SIZE]
     end = _LOWEST
     for start, until in sorted(used):
@@ -66,14 +66,9 @@ def parking_size(stub: Tracee) -> int:
     return 2 * SCRATCH_SIZE + sum(VdsoParts.of_task(stub.pid).sizes.values())
 
 
-@dataclass(frozen=True)
-class _Areas:
-    vmas: Sequence[Any]
-
-
 def move_parking(stub: Tracee, vmas: Sequence[Any]) -> Parking:
     """Move what waits in the parking of STUB to another one that is out of the way of VMAS. Raises OSError, RestoreError."""
-    parking = find_parking([_Areas(vmas)], stub)
+    parking = find_parking([vmas], stub)
     stub.close_scratch()
     stub.open_scratch(parking.address)
     vdso.move(stub, parking.special)
