@@ -26,7 +26,10 @@ attributes:
   check_mode:
     support: full
     details:
-      - Tells whether the tree can be dumped here. The destination is not asked.
+      - Tells what stands in the way on both hosts, and how the move would go. The tree is watched for a second while it runs, and
+        nothing in it is changed.
+      - The destination is asked if RV(asked) says so. That is when O(port) is given and a receiver listens there, which goes on waiting.
+        Otherwise a warning says that only this host was looked at.
   diff_mode:
     support: none
   idempotent:
@@ -34,6 +37,11 @@ attributes:
     details:
       - A tree that has moved is not here any more.
 options:
+  port:
+    description:
+      - The port that the destination listens on. It can be left out in check mode only.
+    type: int
+    default: 0
   max_downtime:
     description:
       - Seconds that sending the rest may take while the tree stands still. The rounds end when it is expected to fit.
@@ -146,8 +154,45 @@ wall_time:
   returned: success, outside check mode
   type: int
   sample: 4800000
+asked:
+  description: Whether the destination was asked what stands in the way there.
+  returned: success, in check mode
+  type: bool
+  sample: true
+predicted:
+  description: How the move would go, reckoned from how the tree wrote to a sample of its memory in one second.
+  returned: success, in check mode
+  type: dict
+  contains:
+    rounds:
+      description: Rounds while the tree runs.
+      type: int
+      sample: 3
+    bytes:
+      description: Bytes that would be sent, in the rounds and while the tree stands still.
+      type: int
+      sample: 1152921504
+    downtime:
+      description: Microseconds that the tree would stand still.
+      type: int
+      sample: 75000
+    dirty_rate:
+      description: Pages a second that the tree wrote to.
+      type: int
+      sample: 2459
+    rate:
+      description:
+        - Bytes a second that the connection was reckoned with, as measured with the destination.
+        - Where that was not asked, O(bandwidth_limit) or 117000000.
+      type: int
+      sample: 640000000
+    enough:
+      description: Why the rounds would end, as in RV(enough).
+      type: str
+      sample: fits
 obstacles:
-  description: Each thing that stands in the way, where the tree cannot be dumped. Nothing was touched then.
+  description:
+    - Each thing that stands in the way, on either host. Nothing was touched then.
   returned: when something stands in the way
   type: list
   elements: dict
@@ -173,8 +218,9 @@ obstacles:
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.stillframe.checkpoint.plugins.module_utils import _argspecs, _deps
-from ansible_collections.stillframe.checkpoint.plugins.module_utils._engine.errors import UnsupportedError
-from ansible_collections.stillframe.checkpoint.plugins.module_utils._engine.options import DumpOptions, MigrateOptions
+from ansible_collections.stillframe.checkpoint.plugins.module_utils._engine.errors import UsageError
+from ansible_collections.stillframe.checkpoint.plugins.module_utils._engine.options import MigrateOptions
+from ansible_collections.stillframe.checkpoint.plugins.module_utils._engine.transfer.ends import connector
 from ansible_collections.stillframe.checkpoint.plugins.module_utils._module import (
     Outcome,
     engine_options,
@@ -189,6 +235,7 @@ ARGUMENTS: _argspecs.ArgumentSpec = {
     **_argspecs.MOVE,
     **_argspecs.EXTERNAL,
     **_argspecs.TLS,
+    "port": {"type": "int", "default": 0},
     "max_downtime": {"type": "float", "default": 0.1},
     "max_rounds": {"type": "int", "default": 10},
     "bandwidth_limit": {"type": "int", "default": 0},
@@ -200,21 +247,21 @@ ARGUMENTS: _argspecs.ArgumentSpec = {
 
 
 def work(module: AnsibleModule) -> Outcome:
-    """Move the tree."""
+    """Move the tree, or tell how that would go."""
     params = {**module.params, "images_dir": "/", "work_dir": "/"}
-    log, tls, tree = open_module_log(params), tls_options(params), find_tree(params)
-    if module.check_mode:
-        from ansible_collections.stillframe.checkpoint.plugins.module_utils._engine.dump import plan
-
-        found = plan(engine_options(DumpOptions, {**params, "images_dir": ""}, log, tree=tree))
-        if not found.dumpable:
-            raise UnsupportedError(found.obstacles)
-        return Outcome(True, {"pids": found.pids, "warnings": found.warnings})
-    from ansible_collections.stillframe.checkpoint.plugins.module_utils._engine.migrate import migrate
-    from ansible_collections.stillframe.checkpoint.plugins.module_utils._engine.transfer.ends import connector
-
+    log, tree = open_module_log(params), find_tree(params)
+    tls = tls_options(params) if params["port"] else None
     options = engine_options(MigrateOptions, params, log, tree=tree)
-    return Outcome(True, migrate(options, connector(params["address"], params["port"], tls), log.logger))
+    if not params["port"] and not module.check_mode:
+        raise UsageError("the port that the destination listens on is not given; give it as port")
+    connect = connector(params["address"], params["port"], tls) if params["port"] else None
+    if module.check_mode or connect is None:
+        from ansible_collections.stillframe.checkpoint.plugins.module_utils._engine.migrate_plan import plan
+
+        return Outcome(True, plan(options, connect, log.logger))
+    from ansible_collections.stillframe.checkpoint.plugins.module_utils._engine.migrate import migrate
+
+    return Outcome(True, migrate(options, connect, log.logger))
 
 
 def main() -> None:

@@ -111,6 +111,11 @@ def move(victim: Victim, to: Host, prefix: Sequence[str] = (), **values: Any) ->
     return _mover("migrate", str(to.socket), str(victim.pid), json.dumps(values), prefix=prefix)
 
 
+def plan(victim: Victim, to: Host, **values: Any) -> dict[str, Any]:
+    """Ask how VICTIM would move; return what the source wrote."""
+    return _mover("plan", str(to.socket), str(victim.pid), json.dumps(values))
+
+
 def settle(session: str, to: Host) -> dict[str, Any]:
     """Ask what became of SESSION, and end or continue the tree here accordingly; return what the source wrote."""
     return _mover("settle", str(to.socket), session, "{}")

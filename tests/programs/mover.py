@@ -1,7 +1,8 @@
 # Copyright (c) 2026, Stillframe contributors
 # GNU General Public License v2.0 or later, so v3.0 too (see LICENSES/GPL-2.0-or-later.txt)
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""One end of a move: `receive SOCKET`, or `migrate SOCKET PID`, and options as JSON; writes the result as JSON, or the error.
+"""One end of a move: `receive SOCKET`, `migrate SOCKET PID` or `plan SOCKET PID`, and options as JSON; writes the result as JSON,
+or the error.
 
 With a fault, such as "kill ready before" or "cut pages after", it dies, or its connection breaks, when it sends such a frame.
 """
@@ -23,6 +24,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "..", "plugins"
 
 from _engine.errors import EngineError
 from _engine.migrate import migrate, settle
+from _engine.migrate_plan import plan
 from _engine.options import MigrateOptions, ReceiveTreeOptions
 from _engine.receive import receive
 from _engine.transfer import wire
@@ -99,6 +101,8 @@ def main(verb: str, path: str, *words: str) -> int:
         elif verb == "settle":
             print(json.dumps({"runs": settle(words[0], connector(path), 20)}), flush=True)
             return 0
+        elif verb == "plan":
+            result = plan(MigrateOptions(int(words[0]), **options), connector(path), log)
         else:
             result = migrate(MigrateOptions(int(words[0]), **options), connector(path), log)
     except EngineError as error:

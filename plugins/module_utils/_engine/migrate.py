@@ -16,19 +16,17 @@ import signal
 import uuid
 from contextlib import ExitStack, suppress
 from functools import partial
-from typing import Iterator, List, Optional, Sequence
+from typing import List, Optional, Sequence
 
 from . import dump as dumping
 from . import pre_dump as pre_dumping
 from .clock import Clock
-from .errors import EngineError, MoveError, Obstacle, UnsupportedError
-from .images.checksum import CRC32, available, fastest
+from .errors import EngineError, MoveError
 from .images.directory import DumpDirectory
 from .images.manifest import PRE_DUMP
 from .images.schema import message
 from .kernel import procfs
 from .options import Connect, DumpOptions, MigrateOptions
-from .receive import FORMAT
 from .resources import pstree, sharing, zombies
 from .resources.files.dump import FilesDump
 from .resources.files.tcp_guard import lock_table
@@ -42,13 +40,14 @@ from .target import check_target
 from .tracee.freeze import FrozenTree
 from .tracking import state, uffd_wp
 from .tracking.trackers import NONE, Trackers, armable
-from .transfer import needs, shape
-from .transfer.codec import pack, pack_areas, pack_shape, unpack
+from .transfer import preflight, shape
+from .transfer.codec import pack_areas, pack_shape, unpack
 from .transfer.convergence import UNTRACKED, enough
 from .transfer.decision import Decision, ask, prune, read_down, strike_out
+from .transfer.greeting import greet
 from .transfer.received import PrivateDirectory
 from .transfer.sending import SentChain, StreamedPages, send_images
-from .transfer.wire import ABORT, APPLIED, AREAS, FINAL, HELLO, NEEDS, OBSTACLES, READY, ROUND_END, TREE, Link
+from .transfer.wire import ABORT, APPLIED, AREAS, FINAL, READY, ROUND_END, TREE, Link
 
 
 def migrate(options: MigrateOptions, connect: Connect, log: logging.Logger) -> MigrateResult:
@@ -108,8 +107,8 @@ class _Move:
 
     def run(self, pids: Sequence[int]) -> MigrateResult:
         """Move the tree. Raises EngineError."""
-        self._greet()
-        self._check(pids)
+        greet(self._link, self._session)
+        self._warnings += preflight.look(self._options, pids, self._link, self._log).there
         message("core_entry")  # builds the whole schema, once: not in the stop
         reason = UNTRACKED if armable(self._options.tracker) == NONE else ""
         while not reason:
@@ -118,44 +117,8 @@ class _Move:
             reason = enough(self._rounds, self._options.max_downtime, self._options.max_rounds)
         return self._stop(reason)
 
-    def _greet(self) -> None:
-        algorithms = [name for name in (fastest(), CRC32) if available(name)]
-        self._link.send(HELLO, pack({"format": FORMAT, "session": self._session, "algorithms": algorithms}))
-        algorithm = unpack(self._link.expect(HELLO)).get("algorithm")
-        if algorithm not in algorithms:
-            raise MoveError("the destination wants a checksum that is not known here; use the same Stillframe on both hosts")
-        self._link.use(str(algorithm))
-
-    def _check(self, pids: Sequence[int]) -> None:
-        """Raise UnsupportedError or MoveError with all that stands in the way, here or there. Touches nothing."""
-        with Trackers(self._dump_options(0), None, self._log) as trackers:
-            dumping.refuse(self._dump_options(0), pids, trackers)
-        terminals = [obstacle for pid in pids for obstacle in _terminal(pid)]
-        if terminals:
-            raise UnsupportedError(terminals)
-        self._link.send(NEEDS, pack(needs.look(pids).values()))
-        found = needs.from_values(unpack(self._link.expect(OBSTACLES)).get("obstacles"))
-        if found:
-            raise needs.refused(found)
-
     def _dump_options(self, number: int, last: bool = False) -> DumpOptions:
-        options = self._options
-        return DumpOptions(
-            tree=options.tree,
-            images_dir=os.path.join(self._directory, str(number)),
-            track_mem=not last,
-            leave_running=not last,
-            tracker=options.tracker,
-            shell_job=options.shell_job,
-            file_locks=options.file_locks,
-            ext_unix_sk=options.ext_unix_sk,
-            manage_cgroups=options.manage_cgroups,
-            tcp_established=options.tcp_established,
-            tcp_close=options.tcp_close,
-            skip_in_flight=options.skip_in_flight,
-            ghost_limit=options.ghost_limit,
-            timeout=options.timeout,
-        )
+        return preflight.dump_options(self._options, os.path.join(self._directory, str(number)), last)
 
     def _round(self, number: int) -> RoundFigures:
         """Send what was written to since the round before, while the tree runs."""
@@ -249,13 +212,6 @@ class _Move:
             self._warnings.append(f"the tree runs on the other host, but what is left of it here: {error}")
         finally:
             tree.kill()
-
-
-def _terminal(pid: int) -> Iterator[Obstacle]:
-    """Refuse a process with a controlling terminal: it is given to a session when that is made, which is long before the files come."""
-    if procfs.stat(pid).tty:
-        why = "it has a controlling terminal, which a move cannot take along"
-        yield Obstacle(pid, "terminal", why, "run it without a terminal, or dump and restore it")
 
 
 def _disarm(options: MigrateOptions, before: Sequence[int]) -> None:

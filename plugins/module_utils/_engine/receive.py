@@ -16,12 +16,11 @@ from typing import Any, Optional
 
 from .clock import Clock
 from .errors import EngineError, MoveError
-from .images.checksum import CRC32, available
 from .images.schema import message
 from .options import Connect, ReceiveTreeOptions, RestoreOptions
 from .restore import restore
 from .results import ReceiveTreeResult, RestoreResult
-from .transfer import needs
+from .transfer import greeting, preflight
 from .transfer.codec import garbled, pack, unpack, unpack_areas, unpack_pages, unpack_shape
 from .transfer.decision import GONE, RUNS, WAITING, Record, identities, is_session, prune, state_here, write_down
 from .transfer.ground import Ground
@@ -36,8 +35,6 @@ from .transfer.wire import (
     FINAL,
     HELLO,
     IMAGE,
-    NEEDS,
-    OBSTACLES,
     PAGES,
     READY,
     ROUND_END,
@@ -48,10 +45,6 @@ from .transfer.wire import (
     Link,
 )
 
-FORMAT = 1
-"""Of the messages: both ends must have the same."""
-
-
 def receive(options: ReceiveTreeOptions, accept: Connect, log: logging.Logger) -> Optional[ReceiveTreeResult]:
     """Take the tree that the source sends over a connection that ACCEPT returns; it runs here then, a child of ours.
 
@@ -59,19 +52,22 @@ def receive(options: ReceiveTreeOptions, accept: Connect, log: logging.Logger) -
     """
     clock = Clock()
     prune("destination")
-    try:
-        link = Link(accept(options.link_timeout), options.link_timeout)
-    except OSError as error:
-        raise MoveError(f"no source has come ({error}); see what keeps it, and whether the address and the port are right") from error
-    with link:
-        frame = link.receive()
-        if frame.kind == SETTLE:
-            _answer(link, frame.body, log)
-            return None
-        if frame.kind != HELLO:
-            raise garbled()
-        session = _greet(link, frame.body)
-        return _Move(options, accept, log, link, session, clock).run()
+    while True:
+        try:
+            link = Link(accept(options.link_timeout), options.link_timeout)
+        except OSError as error:
+            raise MoveError(f"no source has come ({error}); see what keeps it, and whether the address and the port are right") from error
+        with link:
+            frame = link.receive()
+            if frame.kind == SETTLE:
+                _answer(link, frame.body, log)
+                return None
+            if frame.kind != HELLO:
+                raise garbled()
+            visit = greeting.answer(link, frame.body)
+            if not visit.checking:
+                return _Move(options, accept, log, link, visit.session, clock).run()
+            preflight.visited(link, log)
 
 
 def _answer(link: Link, body: memoryview, log: logging.Logger) -> None:
@@ -82,22 +78,6 @@ def _answer(link: Link, body: memoryview, log: logging.Logger) -> None:
     state = state_here(str(session))
     log.info("The tree of session %s: %s", session, state)
     link.send(STATE, pack({"state": state}))
-
-
-def _greet(link: Link, body: memoryview) -> str:
-    """Agree with the source on how to talk; return the session."""
-    hello = unpack(body)
-    session, algorithms = hello.get("session"), hello.get("algorithms")
-    if not is_session(session) or not isinstance(algorithms, list):
-        raise garbled()
-    if hello.get("format") != FORMAT:
-        reason = f"the source speaks format {hello.get('format')!r} and this end {FORMAT}; use the same Stillframe on both hosts"
-        link.send(ABORT, reason.encode())
-        raise MoveError(reason)
-    algorithm = next((str(name) for name in algorithms if isinstance(name, str) and available(name)), CRC32)
-    link.send(HELLO, pack({"format": FORMAT, "algorithm": algorithm}))
-    link.use(algorithm)
-    return str(session)
 
 
 class _Move:
@@ -122,7 +102,7 @@ class _Move:
             with ExitStack() as stack:
                 directory = stack.enter_context(PrivateDirectory())
                 stack.enter_context(self._ground)
-                self._check_needs()
+                preflight.answer(self._link)
                 message("core_entry")  # builds the whole schema, once: not in the stop
                 with Incoming(directory) as incoming:
                     self._take(incoming)
@@ -134,12 +114,6 @@ class _Move:
         self._tell(RUNNING, b"", RUNS)
         self._log.info("Took processes %s", ", ".join(map(str, result.pids)))
         return self._report(result)
-
-    def _check_needs(self) -> None:
-        found = needs.obstacles(needs.Needs.read(unpack(self._link.expect(NEEDS))))
-        self._link.send(OBSTACLES, pack({"obstacles": needs.to_values(found)}))
-        if found:
-            raise needs.refused(found)
 
     def _take(self, incoming: Incoming) -> None:
         """Take the rounds, then the images. Raises MoveError, RestoreError."""

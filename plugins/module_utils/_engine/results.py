@@ -232,6 +232,33 @@ class MigrateResult:
 
 
 @dataclass(frozen=True)
+class Forecast:
+    """How a move would go, as far as a look at the tree can tell."""
+
+    rounds: int
+    bytes: int
+    """That would be sent, in the rounds and in the stop."""
+    downtime: int
+    dirty_rate: int
+    """Pages a second that the tree wrote to while it was watched."""
+    rate: int
+    """Bytes a second that the connection was reckoned with: measured, the limit, or assumed."""
+    enough: str
+    """Why the rounds would end, as in MigrateResult."""
+
+
+@dataclass(frozen=True)
+class MigratePlan:
+    """What a `migrate` would do: the answer in check mode. Nothing stands in the way, and nothing was touched."""
+
+    pids: Tuple[int, ...]
+    asked: bool
+    """Whether the destination was: else only this host was looked at."""
+    predicted: Forecast
+    warnings: Tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class KeptDump:
     """One dump that `prune` keeps."""
 

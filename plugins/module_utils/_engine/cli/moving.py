@@ -11,9 +11,10 @@ from typing import Any, Callable, Optional, TypeVar
 
 from ..errors import UsageError
 from ..migrate import migrate, settle
+from ..migrate_plan import plan
 from ..options import Hook, MigrateOptions, ReceiveTreeOptions
 from ..receive import receive
-from ..results import MigrateResult, ReceiveTreeResult
+from ..results import MigratePlan, MigrateResult, ReceiveTreeResult
 from ..transfer.ends import acceptor, connector
 from ..transfer.visitors import listen
 from .settings import Settings, tls_options
@@ -35,8 +36,8 @@ def receive_tree(settings: Settings, hook: Hook, log: logging.Logger, say: Calla
 
 
 def migrate_tree(settings: Settings, hook: Hook, log: logging.Logger, say: Callable[[str], None]) -> None:
-    """Move the tree, or settle a session that was left in doubt."""
-    if not settings.port:
+    """Move the tree, only tell how that would go, or settle a session that was left in doubt."""
+    if not settings.port and not settings.dry_run:
         raise UsageError("migrate needs the port that the receiver listens on; name it with --port")
     connect = connector(settings.address, settings.port, tls_options(settings))
     if settings.settle:
@@ -45,6 +46,12 @@ def migrate_tree(settings: Settings, hook: Hook, log: logging.Logger, say: Calla
         return
     if not settings.tree:
         raise UsageError("no process is named; name the root of the tree with --tree PID")
+    if settings.dry_run:
+        found = plan(_options(MigrateOptions, settings, hook), connect if settings.port else None, log)
+        for warning in found.warnings:
+            log.warning("%s", warning)
+        say(outlook(found))
+        return
     result = migrate(_options(MigrateOptions, settings, hook), connect, log)
     for warning in result.warnings:
         log.warning("%s", warning)
@@ -56,6 +63,15 @@ def _options(kind: type[_Options], settings: Settings, hook: Hook) -> _Options:
     names = {one.name for one in fields(kind)} & {one.name for one in fields(Settings)}
     values: dict[str, Any] = {name: getattr(settings, name) for name in names}
     return kind(**values, hook=hook)
+
+
+def outlook(found: MigratePlan) -> str:
+    """Return how a move would go, for a person."""
+    how, asked = found.predicted, "asked" if found.asked else "not asked"
+    return (
+        f"Nothing stands in the way (the destination was {asked}). Expected: {how.rounds} rounds ({how.enough}), {how.bytes} bytes, "
+        f"a stop of {how.downtime} us, with {how.dirty_rate} pages changed a second and {how.rate} bytes sent a second"
+    )
 
 
 def figures(result: MigrateResult) -> str:

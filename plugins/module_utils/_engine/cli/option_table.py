@@ -222,7 +222,7 @@ RETENTION = (
     _supported("keep-daily", VALUE, "keep the last dump of each day, likewise", metavar="NUM", ours=True),
     _supported("keep-weekly", VALUE, "keep the last dump of each week, likewise", metavar="NUM", ours=True),
     _supported("keep-within", VALUE, "keep all dumps that are not older, such as 36h, 7d or 1d12h", metavar="TIME", ours=True),
-    _supported("dry-run", FLAG, "only tell what would be removed", twin=True, ours=True),
+    _supported("dry-run", FLAG, "prune, migrate: only tell what would be removed, or how the move would go", twin=True, ours=True),
 )
 
 GROUPS: Table = {

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import platform
 import stat
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
@@ -26,6 +27,8 @@ from .codec import garbled
 
 _SPARE = 1.05
 """Of memory: page tables and the like."""
+_CLOCK_DIFFERENCE = 1.0
+"""Seconds: more than what a slow connection and a busy host make of clocks that agree."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,8 @@ class Needs:
     """The paths of other files that it has open or mapped."""
     ports: tuple[tuple[str, str, int], ...]
     """Protocol, address and port of what it listens on."""
+    time: float
+    """Seconds since 1970, by the clock there."""
 
     @staticmethod
     def read(values: dict[str, Any]) -> Needs:
@@ -55,7 +60,7 @@ class Needs:
             _strings(*([path, wanted] for path, _size, wanted in found.programs))
             _strings(*([protocol, address] for protocol, address, _port in found.ports))
             _integers(found.numbers, [found.page_size, found.memory], [size for _path, size, _id in found.programs])
-            _integers([port for _protocol, _address, port in found.ports])
+            _integers([port for _protocol, _address, port in found.ports], [int(found.time)])
         except (KeyError, TypeError, ValueError) as error:
             raise garbled() from error
         return found
@@ -91,7 +96,7 @@ def look(pids: Sequence[int]) -> Needs:
             ports.update({(one.protocol, one.address, one.port): None for one in listeners(pid, sockets) if one.port})
     others = tuple(path for path in files if path not in programs)
     _host, _kernel, cpu = machine()
-    return Needs(platform.machine(), PAGE_SIZE, cpu, tuple(threads), memory, tuple(programs.values()), others, tuple(ports))
+    return Needs(platform.machine(), PAGE_SIZE, cpu, tuple(threads), memory, tuple(programs.values()), others, tuple(ports), time.time())
 
 
 def _add_mapped(pid: int, programs: dict[str, tuple[str, int, str]], files: dict[str, None]) -> None:
@@ -129,30 +134,31 @@ def obstacles(needs: Needs, spare: float = _SPARE) -> list[Obstacle]:
 
 def _machine(needs: Needs) -> Iterator[Obstacle]:
     if (needs.machine, needs.page_size) != (platform.machine(), PAGE_SIZE):
-        why = f"the tree is of {needs.machine} with pages of {needs.page_size} bytes, this host of {platform.machine()} with {PAGE_SIZE}"
+        here = f"the destination of {platform.machine()} with {PAGE_SIZE}"
+        why = f"the tree is of {needs.machine} with pages of {needs.page_size} bytes, {here}"
         yield Obstacle(0, "machine", why, "move it to a host of its kind")
         return
-    lacking = sorted(set(needs.cpu) - set(machine()[2]))
+    lacking = ", ".join(sorted(set(needs.cpu) - set(machine()[2])))
     if lacking:
-        yield Obstacle(0, "processor", f"it has no {', '.join(lacking)}", "move it to a host whose processor has them all")
+        yield Obstacle(0, "processor", f"that of the destination has no {lacking}", "move it to a host whose processor has them all")
 
 
 def _files(needs: Needs) -> Iterator[Obstacle]:
     for path, size, wanted in needs.programs:
         if not os.path.isfile(path):
-            yield Obstacle(0, path, "it is missing on this host", "install there what the old host has")
+            yield Obstacle(0, path, "it is missing on the destination", "install there what the old host has")
         elif (os.stat(path).st_size, _build_id(path)) != (size, wanted):
-            yield Obstacle(0, path, "it is another build on this host", "install there what the old host has")
+            yield Obstacle(0, path, "it is another build on the destination", "install there what the old host has")
     for path in needs.files:
         if not os.path.exists(path):
-            yield Obstacle(0, path, "it is missing on this host", "copy it there, or put it on storage that both hosts have")
+            yield Obstacle(0, path, "it is missing on the destination", "copy it there, or put it on storage that both hosts have")
 
 
 def _ports(needs: Needs) -> Iterator[Obstacle]:
     wanted = {(protocol[:3], port) for protocol, _address, port in needs.ports}
     for one in listeners(os.getpid(), AnyInode()) if wanted else ():
         if (one.protocol[:3], one.port) in wanted:
-            yield Obstacle(0, f"port {one.port}", f"another program listens on it here, at {one.address}", "end that program")
+            yield Obstacle(0, f"port {one.port}", f"another program listens on it on the destination, at {one.address}", "end that program")
 
 
 class AnyInode:
@@ -169,7 +175,7 @@ def _memory(needs: Needs, spare: float) -> Iterator[Obstacle]:
     lines = (line.split() for line in procfs.text("/proc/meminfo").splitlines())
     free = next((int(words[1]) << 10 for words in lines if words[0] == "MemAvailable:"), 0)
     if needs.memory * spare > free:
-        why = f"{free >> 20} MiB are free here, and the tree has {needs.memory >> 20} MiB"
+        why = f"{free >> 20} MiB are free on the destination, and the tree has {needs.memory >> 20} MiB"
         yield Obstacle(0, "memory", why, "free memory there, or move it elsewhere")
 
 
@@ -177,6 +183,22 @@ def _features() -> Iterator[Obstacle]:
     for feature in check(()):
         if feature.category == REQUIRED and not feature.ok:
             yield Obstacle(0, f"kernel feature {feature.name}", feature.detail, "use a newer kernel there, and run as root")
+
+
+def warnings(needs: Needs) -> list[str]:
+    """Return what is no obstacle, but worth knowing."""
+    return [*_clock(needs)]
+
+
+def _clock(needs: Needs) -> Iterator[str]:
+    """Warn of a clock that goes wrong: what came from the source is later here, by as long as it was on its way."""
+    ahead = time.time() - needs.time
+    if abs(ahead) > _CLOCK_DIFFERENCE:
+        how = "ahead" if ahead > 0 else "behind"
+        yield (
+            f"the clock of the destination is {abs(ahead):.1f} s {how}: the tree will see a jump, and what it has planned or let expire "
+            "by the time of day happens so much earlier or later; synchronize both clocks (NTP)"
+        )
 
 
 def to_values(found: Sequence[Obstacle]) -> list[dict[str, Any]]:
@@ -192,6 +214,13 @@ def from_values(values: object) -> list[Obstacle]:
         return [Obstacle(int(one["pid"]), str(one["where"]), str(one["why"]), str(one["remedy"])) for one in values]
     except (KeyError, TypeError, ValueError) as error:
         raise garbled() from error
+
+
+def texts(values: object) -> list[str]:
+    """Return the warnings in VALUES, as they came. Raises MoveError."""
+    if not isinstance(values, list) or not all(isinstance(one, str) for one in values):
+        raise garbled()
+    return [one[:1000] for one in values]
 
 
 def refused(found: Sequence[Obstacle]) -> MoveError:

@@ -20,8 +20,9 @@ from ..images.checksum import CRC32, Checksummer
 
 HELLO, NEEDS, OBSTACLES, TREE, AREAS, PAGES, ROUND_END, APPLIED = range(1, 9)
 IMAGE, DATA, FINAL, READY, COMMIT, RUNNING, ABORT, SETTLE, STATE = range(9, 18)
+PROBE = 18
 NAMES = (
-    "hello needs obstacles tree areas pages round-end applied image data final ready commit running abort settle state".split()
+    "hello needs obstacles tree areas pages round-end applied image data final ready commit running abort settle state probe".split()
 )
 LARGEST = 8 << 20
 """Bytes of a body: what either end holds of the other's data at a time."""
