@@ -219,7 +219,6 @@ def _collect_task(work: Work, task: Task) -> TaskImages:
             seal.fill(vma, one)
             names.fill(vma, one)
         numa.fill_vmas(task.leader, vmas)
-        vmas += guard.dump(task.pid, mappings)
         mm = dump_mm(task.leader, vmas, work.files)
         rings = aio.collect(task.leader, mappings)
         attributes.fill_memory(mm, state.attributes)
@@ -245,6 +244,7 @@ def write(
     options, images = work.options, work.directory.images
     pages, common = work.memory.write_images(), work.common
     for number, task in enumerate(tasks, start=1):
+        task.mm.vmas.extend(work.memory.guards(task.pid))
         images.write(f"mm-{task.pid}", [task.mm])
         images.write(f"fs-{task.pid}", [task.fs])
         images.write(f"ids-{task.pid}", [task_ids(number, work.files.files_id(task.pid), fs_ids[task.pid], work.mounts.ids())])

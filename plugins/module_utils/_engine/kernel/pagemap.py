@@ -117,6 +117,15 @@ def filled(pagemap: int, start: int, end: int, dirty: int = 0, protect: bool = F
     return scan(pagemap, start, end, flags, _FILLED, _RETURNED | dirty | (PAGE_IS_FILE if file else 0), without)
 
 
+def protect(pagemap: int, start: int, end: int) -> None:
+    """Write-protect the pages from START to END that hold content, of a mapping that is registered for it, telling nothing.
+
+    That takes a tenth of the time that telling them takes: the kernel sorts no page then. Raises OSError: EPERM when it is not registered.
+    """
+    flags = PM_SCAN_WP_MATCHING | PM_SCAN_CHECK_WPASYNC
+    fcntl.ioctl(pagemap, PAGEMAP_SCAN, bytearray(_ARG.pack(_ARG.size, flags, start, end, 0, 0, 0, 0, 0, 0, _FILLED, 0)))
+
+
 def scan(pagemap: int, start: int, end: int, flags: int, anyof: int, returned: int, without: int = 0) -> Runs:
     """Return the runs from START to END of pages in any of the categories ANYOF but not in WITHOUT, telling the categories in RETURNED.
 

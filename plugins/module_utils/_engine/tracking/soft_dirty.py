@@ -39,6 +39,10 @@ class SoftDirtyTracker:
         self._reset = self._reset or reset
         return self._pagemap.content(mapping, pagemap.PAGE_IS_SOFT_DIRTY)
 
+    def reset(self, mapping: Mapping) -> None:
+        """Have all bits cleared by `settle`."""
+        self._reset = True
+
     def settle(self) -> None:
         """Clear the bits of the whole process, if a reset was asked for."""
         if self._reset:

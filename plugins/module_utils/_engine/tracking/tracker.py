@@ -40,6 +40,9 @@ class Tracker(Protocol):
     def content(self, mapping: Mapping, reset: bool) -> Contents:
         """Return the content of MAPPING; with RESET the pages count as clean from now on, once `settle` was called."""
 
+    def reset(self, mapping: Mapping) -> None:
+        """Let the pages of MAPPING count as clean from now on, once `settle` was called, without telling them."""
+
     def settle(self) -> None:
         """Complete a reset, when the content of all mappings was asked for."""
 
@@ -70,6 +73,10 @@ class Pagemap:
             runs = pagemap.Runs(pagemap.filled_by_entries(self._fd, mapping.start, mapping.end))
         return Contents(runs, unwanted, dirty)
 
+    def protect(self, mapping: Mapping) -> None:
+        """Write-protect the pages of MAPPING, which is registered for it."""
+        pagemap.protect(self._fd, mapping.start, mapping.end)
+
     def close(self) -> None:
         """Close our descriptor."""
         os.close(self._fd)
@@ -86,6 +93,9 @@ class NoTracker:
     def content(self, mapping: Mapping, reset: bool) -> Contents:
         """Return the content of MAPPING."""
         return self._pagemap.content(mapping, 0)
+
+    def reset(self, mapping: Mapping) -> None:
+        """There is nothing to be reset."""
 
     def settle(self) -> None:
         """Nothing is reset."""

@@ -74,7 +74,7 @@ class UffdTracker:
         for mapping in mappings:
             if mapping.start in self._registered:
                 try:
-                    self._pagemap.content(mapping, pagemap.PAGE_IS_WRITTEN, protect=True)
+                    self._pagemap.protect(mapping)
                 except OSError as error:
                     if error.errno not in (errno.EPERM, errno.ESRCH):  # the mapping was replaced, or the process ended
                         raise
@@ -84,6 +84,11 @@ class UffdTracker:
         tracked = mapping.start in self._registered
         dirty = pagemap.PAGE_IS_WRITTEN if tracked else 0
         return self._pagemap.content(mapping, dirty, protect=reset and tracked)
+
+    def reset(self, mapping: Mapping) -> None:
+        """Protect the pages of MAPPING again."""
+        if mapping.start in self._registered:
+            self._pagemap.protect(mapping)
 
     def settle(self) -> None:
         """Nothing is left to do: each scan protected what it told."""

@@ -9,9 +9,9 @@ import logging
 import os
 import time
 import uuid
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
-from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple, Union
 
 from ...errors import TargetError, UsageError
 from ...images.chain import Chain
@@ -27,9 +27,10 @@ from ...tracee.freeze import FrozenTree, Task
 from ...tracee.snapshot import Snapshot
 from ...tracking.compare import NAME as COMPARE
 from ...tracking.compare import Comparison
-from ...tracking.tracker import Contents
+from ...tracking.tracker import Contents, NoTracker
 from ...tracking.trackers import Trackers
 from ...transfer.page_client import PageClient
+from . import guard
 from .mapping import Mapping, same_flags
 from .pages import PageRuns, PagesFile
 from .sent import SentObjects, SentPages
@@ -58,13 +59,21 @@ class TaskScan:
 
     pid: int
     telling: str
-    contents: Tuple[Tuple[Mapping, Contents], ...]
+    contents: Tuple[Tuple[Mapping, Optional[Contents]], ...]
+    """None for what is better told by a snapshot of the task."""
 
     @property
     def urgent(self) -> bool:
         """Tell whether it is sorted out while the task stands still: it has to be, or that takes no time."""
-        runs = sum(len(content) for _mapping, content in self.contents)
-        return runs <= _QUICK or self.telling == COMPARE or not all(mapping.forked for mapping, _content in self.contents)
+        told = [content for _mapping, content in self.contents if content is not None]
+        quick = len(told) == len(self.contents) and sum(map(len, told)) <= _QUICK
+        return quick or self.telling == COMPARE or not all(mapping.forked for mapping, _content in self.contents)
+
+    def tell(self, source: int) -> Iterator[Tuple[Mapping, Contents]]:
+        """Yield the content of each mapping, from process SOURCE where it is not told yet. Raises OSError."""
+        with closing(NoTracker(source)) as teller:
+            for mapping, content in self.contents:
+                yield mapping, teller.content(mapping, reset=False) if content is None else content
 
 
 @dataclass(frozen=True)
@@ -101,6 +110,7 @@ class MemoryDump:
         self._log = log
         self._scans: List[TaskScan] = []
         self._assumed: Dict[int, Tuple[Mapping, ...]] = {}
+        self._guards: Dict[int, List[Any]] = {}
         self._tasks: List[TaskMemory] = []
         self._sources: Dict[int, int] = {}
         self._files: Dict[int, Union[PagesFile, SentPages]] = {}
@@ -138,36 +148,58 @@ class MemoryDump:
 
     def _scan(self, pid: int, trackers: Trackers, wanted: Callable[[Mapping], bool], running: bool) -> Tuple[Mapping, ...]:
         found, tracked = trackers.take(pid)
-        contents = []
+        tracker, reset = tracked.tracker, trackers.arming != "none"
+        late = not running and self._tells_late(pid, tracked.telling, found)
+        contents: List[Tuple[Mapping, Optional[Contents]]] = []
         for mapping in filter(wanted, found):
             try:
-                contents.append((mapping, tracked.tracker.content(mapping, trackers.arming != "none")))
+                if late and mapping.cloned:
+                    contents.append((mapping, None))
+                    if reset:
+                        tracker.reset(mapping)
+                else:
+                    contents.append((mapping, tracker.content(mapping, reset)))
             except PermissionError:
                 if not running:
                     raise
                 # another mapping took its place since we looked: it counts as changed for the next dump
-        tracked.tracker.settle()
+        tracker.settle()
+        if not running:
+            self._guards[pid] = guard.dump(pid, [mapping for mapping in found if not (late and mapping.cloned)])
         self._huge = self._huge or any(mapping.huge_shift and mapping.private for mapping in found)
         if tracked.assumed:
             self._assumed[pid] = tuple(found)
         self._scans.append(TaskScan(pid, tracked.telling, tuple(contents)))
         return tuple(found)
 
+    def _tells_late(self, pid: int, telling: str, mappings: Sequence[Mapping]) -> bool:
+        """Tell whether a snapshot of PID will tell its content: all is dumped, and telling it would take a while of the stop."""
+        if telling != "none" or self._options.holds or not all(mapping.forked for mapping in mappings if mapping.holds_pages):
+            return False
+        return self._options.freeze == "snapshot" or int(procfs.text(f"/proc/{pid}/statm").split()[1]) > SPOOL_LIMIT
+
     def scanned(self) -> Dict[int, List[Mapping]]:
         """Return by process the mappings that were scanned and are yet to be written."""
         return {scan.pid: [mapping for mapping, _content in scan.contents] for scan in self._scans}
 
-    def _sort_out(self) -> None:
-        """Find from the scans what is to be written and what is left to the parent."""
-        while self._scans:
-            scan = self._scans.pop(0)
+    def _sort_out(self, wanted: Callable[[TaskScan], bool] = lambda _scan: True) -> None:
+        """Find from the scans, those WANTED, what is to be written and what is left to the parent."""
+        for scan in filter(wanted, self._scans):
             self._tasks.append(TaskMemory(scan.pid, len(self._tasks) + 1, scan.telling, self._runs(scan)))
+            late = [mapping for mapping, content in scan.contents if content is None]
+            if late:
+                self._guards[scan.pid] += guard.dump(self._sources.get(scan.pid, scan.pid), late)
+        self._scans = [scan for scan in self._scans if not wanted(scan)]
+
+    def guards(self, pid: int) -> List[Any]:
+        """Return the vma_entry of each guard region of PID."""
+        return self._guards[pid]
 
     def _runs(self, scan: TaskScan) -> PageRuns:
         runs = PageRuns()
         trusted = scan.telling not in ("none", COMPARE) and (self._server is None or scan.pid in self._server.pids_in_parent)
         parent = _Coverage(self._parent, scan.pid if trusted else 0)
-        for mapping, content in scan.contents:
+        for mapping, content in scan.tell(self._sources.get(scan.pid, scan.pid)):
             early = not mapping.forked
             for start, end, dirty in content:
                 if dirty or not trusted:
@@ -181,8 +213,7 @@ class MemoryDump:
         """Make the content, and that of the SHARED objects, safe from the moment that the tree goes on: copy it, or take snapshots."""
         self._shared.copy(len(self._scans) + 1, shared)
         held = self._options.holds
-        if held or any(scan.urgent for scan in self._scans):
-            self._sort_out()
+        self._sort_out(lambda scan: held or scan.urgent)
         if held:
             self._hold()
         elif self._options.freeze == "auto" and not self._scans and self._pages_to_write() <= SPOOL_LIMIT and not self._compares():

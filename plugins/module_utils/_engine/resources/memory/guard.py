@@ -27,20 +27,30 @@ _ENTRY_SIZE = 8
 
 
 def dump(pid: int, mappings: Sequence[Mapping]) -> List[Any]:
-    """Return the vma_entry of each guard region of PID, which has MAPPINGS and stands still. Raises OSError."""
+    """Return the vma_entry of each guard region in MAPPINGS of PID, which stands still. Raises OSError."""
     fd = pagemap.open_pagemap(pid)
     try:
         if not pagemap.tells_guards(fd):
             return []
-        start, end = _bounds(mappings)
-        return [_entry(run.start, run.end) for run in pagemap.scan(fd, start, end, 0, PAGE_IS_GUARD, PAGE_IS_GUARD)]
+        spans = list(_spans(mappings))
+        found = [run for start, end in spans for run in pagemap.scan(fd, start, end, 0, PAGE_IS_GUARD, PAGE_IS_GUARD)]
+        return [_entry(run.start, run.end) for run in found]
     finally:
         os.close(fd)
 
 
-def _bounds(mappings: Sequence[Mapping]) -> Tuple[int, int]:
+def _spans(mappings: Sequence[Mapping]) -> Iterator[Tuple[int, int]]:
+    """Yield the addresses of MAPPINGS, neighbours joined."""
     areas = [mapping.area for mapping in mappings if not mapping.status & VMA_AREA_VSYSCALL]
-    return (areas[0].start, areas[-1].end) if areas else (0, 0)
+    start = end = 0
+    for area in areas:
+        if area.start != end:
+            if start < end:
+                yield start, end
+            start = area.start
+        end = area.end
+    if start < end:
+        yield start, end
 
 
 def _entry(start: int, end: int) -> Any:

@@ -103,6 +103,11 @@ class Mapping:
         return not self.area.vm_flags & {"dc", "wf"} and not self.huge_shift and not self.status & VMA_AREA_AIORING
 
     @property
+    def cloned(self) -> bool:
+        """Tell whether the page tables of a copy by fork(2) are the same as this one's: those of the vDSO are made when it is touched."""
+        return self.private and self.forked and not self.status & VMA_AREA_VDSO
+
+    @property
     def copied(self) -> bool:
         """Tell whether a copy of the address space by fork(2) has the mapping."""
         return "dc" not in self.area.vm_flags
