@@ -136,6 +136,21 @@ class RestoreOptions:
     hook: Hook = field(default=no_hook, compare=False)
 
 
+@dataclass(frozen=True)
+class DrillOptions:
+    """Options of `drill`."""
+
+    images_dir: str
+    command: Sequence[str] = ()
+    """What is run to see whether the tree does what it should, the program first; none to see only that it lives."""
+    timeout: float = 60.0
+    """Seconds that it may take."""
+    file_validation: str = "buildid"
+    """filesize or buildid."""
+    hook: Hook = field(default=no_hook, compare=False)
+    """Called with none of the stages: nobody is to notice."""
+
+
 Connect = Callable[[float], socket.socket]
 """Returns a socket that leads to the other end, authenticated if it is to be; waits for that many seconds at most. Raises OSError."""
 

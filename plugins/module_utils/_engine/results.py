@@ -305,3 +305,37 @@ class ReceiveTreeResult:
     restore_time: int
     wall_time: int
     warnings: Tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class DrillResult:
+    """How a `drill` went. Nothing is left of the tree."""
+
+    images_dir: str
+    dump_id: str
+    pid: int
+    pids: Tuple[int, ...]
+    """In a PID namespace of their own: those of the dump."""
+    good: bool
+    """Whether the check ended with 0, and the tree had not ended by itself."""
+    rc: int
+    """Exit status of the check, negative the signal that ended it, 127 when it could not be started; 0 without a check."""
+    stdout: str
+    stderr: str
+    timed_out: bool
+    alive: bool
+    """Whether the root of the tree was still there when the check had ended."""
+    restore_time: int
+    check_time: int
+    wall_time: int
+    warnings: Tuple[str, ...] = ()
+
+    def verdict(self) -> str:
+        """Return in a sentence how it went."""
+        if self.timed_out:
+            return f"the check of {self.images_dir} did not end in time; give it a longer timeout, or see what the restored tree waits for"
+        if self.rc:
+            return f"the check of {self.images_dir} failed with {self.rc}; see what it says, and do not rely on this dump before"
+        if not self.alive:
+            return f"process {self.pid}, restored from {self.images_dir}, ended by itself; do not rely on this dump"
+        return f"{self.images_dir} restores"

@@ -11,6 +11,7 @@ SUPPORTED_VERBS: Mapping[str, str] = {
     "dump": "write a process tree into images",
     "pre-dump": "write only its memory, while it runs",
     "restore": "make the process tree anew from its images",
+    "drill": "restore where nobody notices, run the command behind -- as a check, and end it",
     "dedup": "free in the parent dumps what the newest one replaces",
     "squash": "make a dump hold all its pages itself, and remove its parents",
     "prune": "remove the dumps that no --keep rule keeps, of all those in the images dir",

@@ -49,7 +49,7 @@ GENERIC = (
         twin=True,
         sets="restore_detached",
     ),
-    _supported("exec-cmd", FLAG, "after the restore, become the command that stands behind --"),
+    _supported("exec-cmd", FLAG, "after the restore, become the command that stands behind --; of a drill, it is the check"),
     _supported(
         "pidfile",
         VALUE,
@@ -64,7 +64,7 @@ GENERIC = (
     ),
     _supported("close", VALUE, "close descriptor FD first", metavar="FD"),
     _supported("action-script", VALUE, "run FILE at each stage, told by CRTOOLS_SCRIPT_ACTION; may be repeated", metavar="FILE"),
-    _supported("timeout", VALUE, "seconds allowed for stopping the tree (default: 10; 0: no limit)", metavar="NUM"),
+    _supported("timeout", VALUE, "seconds for stopping the tree, or for the check of a drill (default: 10; 0: no limit)", metavar="NUM"),
     _supported("force", FLAG, "dump into a directory that holds a dump already, and replace it", ours=True),
 )
 

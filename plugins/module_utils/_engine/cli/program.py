@@ -30,6 +30,7 @@ _FAILURES = {
     "dump": "Dumping FAILED.",
     "pre-dump": "Pre-dumping FAILED.",
     "restore": "Restoring FAILED.",
+    "drill": "Drill FAILED.",
     "page-server": "Receiving FAILED.",
     "receive": "Receiving FAILED.",
     "migrate": "Migrating FAILED.",
@@ -80,9 +81,9 @@ def _check_verb(verb: str, settings: Settings) -> None:
         raise UsageError(f"command {verb} is not supported yet: {UNSUPPORTED_VERBS[verb]}")
     if verb not in SUPPORTED_VERBS:
         raise UsageError(f"command {verb} is unknown; stillframe --help lists the commands")
-    if settings.exec_cmd and verb != "restore":
+    if settings.exec_cmd and verb not in ("restore", "drill"):
         raise UsageError(f"--exec-cmd makes no sense with {verb}; it goes with restore")
-    if len(settings.operands) > 1 and not settings.exec_cmd:
+    if len(settings.operands) > 1 and not settings.exec_cmd and verb != "drill":
         raise UsageError(f"command {verb} takes no {settings.operands[1]!r}; leave it out")
 
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 
 from ..action_script import ActionScripts, ActionScriptError
 from ..errors import UsageError
-from ..options import DumpOptions, Hook, PageServerOptions, RestoreOptions, no_hook
+from ..options import DrillOptions, DumpOptions, Hook, PageServerOptions, RestoreOptions, no_hook
 from .line_log import LineLog
 from .pidfile import check_pidfile, with_pidfile
 from .settings import Settings, tls_options
@@ -232,6 +232,23 @@ def migrate(session: Session) -> int:
     return 0
 
 
+def drill(session: Session) -> int:
+    """Restore the tree where nobody notices, run the command behind -- as a check, and end it."""
+    from ..drill import drill as drill_images
+
+    settings = session.settings
+    options = DrillOptions(session.images_dir, settings.operands[1:], settings.timeout, settings.file_validation)
+    result = drill_images(options, session.log.logger)
+    _warn(session, result.warnings)
+    sys.stdout.write(result.stdout)
+    sys.stderr.write(result.stderr)
+    if not result.good:
+        session.log.fail("drill", result.verdict())
+        return 1
+    session.log.logger.info("Drill finished successfully: processes %s were restored", ", ".join(map(str, result.pids)))
+    return 0
+
+
 def dedup(session: Session) -> int:
     """Free in the parents of the images dir what it replaces."""
     from ..dedup import dedup as dedup_images
@@ -336,6 +353,7 @@ VERBS: Mapping[str, Callable[[Session], int]] = {
     "dump": dump,
     "pre-dump": pre_dump,
     "restore": restore,
+    "drill": drill,
     "dedup": dedup,
     "squash": squash,
     "prune": prune,

@@ -89,6 +89,7 @@ NUMBERS: Mapping[str, int] = {
     "sched_getscheduler": 145,
     "mlock": 149,
     "munlock": 150,
+    "pivot_root": 155,
     "prctl": 157,
     "arch_prctl": 158,
     "chroot": 161,
