@@ -20,7 +20,7 @@ class Listener:
 
     pid: int
     protocol: str
-    """tcp, tcp6 or unix."""
+    """tcp, tcp6 or unix; of `bound` also udp and udp6."""
     address: str
     """An IP address, or a path; an abstract unix socket's begins with @."""
     port: int
@@ -33,6 +33,31 @@ def listeners(pid: int, inodes: Container[int]) -> Iterator[Listener]:
         yield from _tcp(pid, "tcp", inodes)
         yield from _tcp(pid, "tcp6", inodes)
         yield from _unix(pid, inodes)
+
+
+def bound(pid: int, inodes: Container[int]) -> Iterator[Listener]:
+    """Yield those of the sockets INODES of PID that listen on a port of TCP, or wait for datagrams of anybody on one of UDP."""
+    if inodes:
+        yield from _tcp(pid, "tcp", inodes)
+        yield from _tcp(pid, "tcp6", inodes)
+        yield from _udp(pid, "udp", inodes)
+        yield from _udp(pid, "udp6", inodes)
+
+
+def connected(pid: int, inodes: Container[int]) -> Iterator[str]:
+    """Yield the local address of each connection of TCP among the sockets INODES of PID, as the kernel writes it."""
+    for protocol in ("tcp", "tcp6"):
+        for words in _lines(pid, protocol):
+            if words[3] != _TCP_LISTEN and int(words[9]) in inodes:
+                yield words[1]
+
+
+def _udp(pid: int, protocol: str, inodes: Container[int]) -> Iterator[Listener]:
+    """Read lines as those of TCP are: what is connected to no peer has the port 0 there."""
+    for words in _lines(pid, protocol):
+        if words[2].endswith(":0000") and int(words[9]) in inodes:
+            address, port = words[1].split(":")
+            yield Listener(pid, protocol, _address(address), int(port, 16))
 
 
 def _tcp(pid: int, protocol: str, inodes: Container[int]) -> Iterator[Listener]:

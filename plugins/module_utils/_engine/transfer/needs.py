@@ -1,7 +1,7 @@
 # Copyright (c) 2026, Stillframe contributors
 # GNU General Public License v2.0 or later, so v3.0 too (see LICENSES/GPL-2.0-or-later.txt)
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a tree needs of the host that it is to move to, and what of that is not there."""
+"""What a tree needs of the host that it is to move to; `lacks.py` tells what of that is not there."""
 
 from __future__ import annotations
 
@@ -9,26 +9,34 @@ import os
 import platform
 import stat
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, NamedTuple
 
-from ..check import REQUIRED, check
 from ..errors import MoveError, Obstacle
 from ..images.pagemap import PAGE_SIZE
 from ..kernel import procfs
-from ..kernel.fdinfo import descriptors
-from ..listening import listeners
-from ..resources import numbers
+from ..kernel.fdinfo import descriptors, fdinfo
+from ..listening import bound, connected
 from ..resources.files.build_id import build_id
 from ..resources.inventory import machine
 from .codec import garbled
 
-_SPARE = 1.05
-"""Of memory: page tables and the like."""
-_CLOCK_DIFFERENCE = 1.0
-"""Seconds: more than what a slow connection and a busy host make of clocks that agree."""
+
+_OF_CONNECTIONS = ("tcp_repair", "network_lock_nftables")
+
+
+class File(NamedTuple):
+    """A file that a tree has open or mapped, but executes nothing from."""
+
+    path: str
+    size: int
+    """-1 for a directory."""
+    mtime: int
+    """Nanoseconds since 1970."""
+    written: bool
+    """Whether the tree can write to it: it may change at any time."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +52,13 @@ class Needs:
     """Bytes that it has in memory."""
     programs: tuple[tuple[str, int, str], ...]
     """Path, size and build-id of the files that it executes from."""
-    files: tuple[str, ...]
-    """The paths of other files that it has open or mapped."""
+    huge: int
+    """Bytes of it in huge pages."""
+    files: tuple[File, ...]
     ports: tuple[tuple[str, str, int], ...]
-    """Protocol, address and port of what it listens on."""
+    """Protocol (tcp, tcp6, udp, udp6), address and port of what it listens on, or waits for datagrams on."""
+    features: tuple[str, ...]
+    """Of the kernel, by the names of `check`, that some of what it has needs besides."""
     time: float
     """Seconds since 1970, by the clock there."""
 
@@ -56,12 +67,14 @@ class Needs:
         """Return the needs in VALUES, as they came. Raises MoveError."""
         try:
             found = Needs(**{one.name: values[one.name] for one in fields(Needs)})
-            _strings(found.cpu, found.files, [found.machine])
+            found = replace(found, files=tuple(File(*one) for one in found.files))
+            _strings(found.cpu, [one.path for one in found.files], [found.machine], found.features)
             _strings(*([path, wanted] for path, _size, wanted in found.programs))
             _strings(*([protocol, address] for protocol, address, _port in found.ports))
-            _integers(found.numbers, [found.page_size, found.memory], [size for _path, size, _id in found.programs])
+            _integers([one.size + 1 for one in found.files], [one.mtime for one in found.files])
+            _integers(found.numbers, [found.page_size, found.memory, found.huge], [size for _path, size, _id in found.programs])
             _integers([port for _protocol, _address, port in found.ports], [int(found.time)])
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise garbled() from error
         return found
 
@@ -80,34 +93,57 @@ def _integers(*lists: Sequence[object]) -> None:
         raise garbled()
 
 
-def look(pids: Sequence[int]) -> Needs:
-    """Return what the tree of PIDS, which runs, needs. What is gone already is not needed. Raises OSError."""
+def look(pids: Sequence[int], connections: bool = False) -> Needs:
+    """Return what the tree of PIDS, which runs, needs; with its CONNECTIONS if they are to be carried.
+
+    What is gone already is not needed. Raises OSError.
+    """
     programs: dict[str, tuple[str, int, str]] = {}
-    files: dict[str, None] = {}
+    files: dict[str, File] = {}
     ports: dict[tuple[str, str, int], None] = {}
+    features: dict[str, None] = {}
     threads: list[int] = []
-    memory = 0
+    memory = huge = 0
     for pid in pids:
         with suppress(*procfs.GONE):
+            status = procfs.status(pid)
             threads += procfs.threads(pid)
-            memory += int(procfs.status(pid).get("VmRSS", "0").split()[0]) << 10
-            _add_mapped(pid, programs, files)
+            memory += _bytes(status, "VmRSS")
+            huge += _bytes(status, "HugetlbPages")
+            areas = procfs.maps(pid)
+            _add_mapped(areas, programs, files)
             sockets = _add_open(pid, files)
-            ports.update({(one.protocol, one.address, one.port): None for one in listeners(pid, sockets) if one.port})
-    others = tuple(path for path in files if path not in programs)
+            ports.update({(one.protocol, one.address, one.port): None for one in bound(pid, sockets)})
+            features.update(dict.fromkeys(_features(status, areas)))
+            if connections and any(True for _one in connected(pid, sockets)):
+                features.update(dict.fromkeys(_OF_CONNECTIONS))
+    others = tuple(one for path, one in files.items() if path not in programs)
     _host, _kernel, cpu = machine()
-    return Needs(platform.machine(), PAGE_SIZE, cpu, tuple(threads), memory, tuple(programs.values()), others, tuple(ports), time.time())
+    kind = platform.machine(), PAGE_SIZE, cpu
+    return Needs(*kind, tuple(threads), memory, tuple(programs.values()), huge, others, tuple(ports), tuple(features), time.time())
 
 
-def _add_mapped(pid: int, programs: dict[str, tuple[str, int, str]], files: dict[str, None]) -> None:
-    for area in procfs.maps(pid):
+def _bytes(status: Mapping[str, str], name: str) -> int:
+    return int(status.get(name, "0").split()[0]) << 10
+
+
+def _features(status: Mapping[str, str], areas: Sequence[procfs.Area]) -> Iterator[str]:
+    """Yield the features that a process needs at its restore."""
+    if int(status.get("Seccomp", "0")):
+        yield "seccomp_suspend"
+    if any(area.name.startswith("/[aio]") for area in areas):
+        yield "aio_remap"
+
+
+def _add_mapped(areas: Sequence[procfs.Area], programs: dict[str, tuple[str, int, str]], files: dict[str, File]) -> None:
+    for area in areas:
         if area.name.startswith("/") and area.inode and os.path.isfile(area.name):
             if "x" in area.perms and area.name not in programs:
-                programs[area.name] = (area.name, os.stat(area.name).st_size, _build_id(area.name))
-            files[area.name] = None
+                programs[area.name] = (area.name, os.stat(area.name).st_size, build_id_of(area.name))
+            _add(files, area.name, os.stat(area.name), area.shared and "w" in area.perms)
 
 
-def _add_open(pid: int, files: dict[str, None]) -> set[int]:
+def _add_open(pid: int, files: dict[str, File]) -> set[int]:
     """Add the files that PID has open, and return the inodes of its sockets."""
     sockets = set()
     for fd in descriptors(pid):
@@ -117,88 +153,22 @@ def _add_open(pid: int, files: dict[str, None]) -> set[int]:
             if stat.S_ISSOCK(status.st_mode):
                 sockets.add(status.st_ino)
             elif (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)) and status.st_nlink and os.path.exists(path):
-                files[path] = None
+                _add(files, path, status, fdinfo(pid, fd).flags & os.O_ACCMODE != os.O_RDONLY)
     return sockets
 
 
-def _build_id(path: str) -> str:
+def _add(files: dict[str, File], path: str, status: os.stat_result, written: bool) -> None:
+    """Add a file, but one of /proc: of those each host has its own."""
+    if not path.startswith("/proc/"):
+        size = -1 if stat.S_ISDIR(status.st_mode) else status.st_size
+        files[path] = File(path, size, status.st_mtime_ns, written or (path in files and files[path].written))
+
+
+def build_id_of(path: str) -> str:
+    """Return the build-id of the program at PATH, in hexadecimal; empty when it has none."""
     with suppress(OSError), open(path, "rb") as file:
         return build_id(file.fileno()).hex()
     return ""
-
-
-def obstacles(needs: Needs, spare: float = _SPARE) -> list[Obstacle]:
-    """Return all that this host lacks of NEEDS. Touches nothing."""
-    return [*_machine(needs), *_files(needs), *_ports(needs), *_memory(needs, spare), *numbers.check(needs.numbers), *_features()]
-
-
-def _machine(needs: Needs) -> Iterator[Obstacle]:
-    if (needs.machine, needs.page_size) != (platform.machine(), PAGE_SIZE):
-        here = f"the destination of {platform.machine()} with {PAGE_SIZE}"
-        why = f"the tree is of {needs.machine} with pages of {needs.page_size} bytes, {here}"
-        yield Obstacle(0, "machine", why, "move it to a host of its kind")
-        return
-    lacking = ", ".join(sorted(set(needs.cpu) - set(machine()[2])))
-    if lacking:
-        yield Obstacle(0, "processor", f"that of the destination has no {lacking}", "move it to a host whose processor has them all")
-
-
-def _files(needs: Needs) -> Iterator[Obstacle]:
-    for path, size, wanted in needs.programs:
-        if not os.path.isfile(path):
-            yield Obstacle(0, path, "it is missing on the destination", "install there what the old host has")
-        elif (os.stat(path).st_size, _build_id(path)) != (size, wanted):
-            yield Obstacle(0, path, "it is another build on the destination", "install there what the old host has")
-    for path in needs.files:
-        if not os.path.exists(path):
-            yield Obstacle(0, path, "it is missing on the destination", "copy it there, or put it on storage that both hosts have")
-
-
-def _ports(needs: Needs) -> Iterator[Obstacle]:
-    wanted = {(protocol[:3], port) for protocol, _address, port in needs.ports}
-    for one in listeners(os.getpid(), AnyInode()) if wanted else ():
-        if (one.protocol[:3], one.port) in wanted:
-            yield Obstacle(0, f"port {one.port}", f"another program listens on it on the destination, at {one.address}", "end that program")
-
-
-class AnyInode:
-    """Holds every inode: for asking for all sockets of a network namespace."""
-
-    def __contains__(self, inode: object) -> bool:
-        return True
-
-    def __bool__(self) -> bool:
-        return True
-
-
-def _memory(needs: Needs, spare: float) -> Iterator[Obstacle]:
-    lines = (line.split() for line in procfs.text("/proc/meminfo").splitlines())
-    free = next((int(words[1]) << 10 for words in lines if words[0] == "MemAvailable:"), 0)
-    if needs.memory * spare > free:
-        why = f"{free >> 20} MiB are free on the destination, and the tree has {needs.memory >> 20} MiB"
-        yield Obstacle(0, "memory", why, "free memory there, or move it elsewhere")
-
-
-def _features() -> Iterator[Obstacle]:
-    for feature in check(()):
-        if feature.category == REQUIRED and not feature.ok:
-            yield Obstacle(0, f"kernel feature {feature.name}", feature.detail, "use a newer kernel there, and run as root")
-
-
-def warnings(needs: Needs) -> list[str]:
-    """Return what is no obstacle, but worth knowing."""
-    return [*_clock(needs)]
-
-
-def _clock(needs: Needs) -> Iterator[str]:
-    """Warn of a clock that goes wrong: what came from the source is later here, by as long as it was on its way."""
-    ahead = time.time() - needs.time
-    if abs(ahead) > _CLOCK_DIFFERENCE:
-        how = "ahead" if ahead > 0 else "behind"
-        yield (
-            f"the clock of the destination is {abs(ahead):.1f} s {how}: the tree will see a jump, and what it has planned or let expire "
-            "by the time of day happens so much earlier or later; synchronize both clocks (NTP)"
-        )
 
 
 def to_values(found: Sequence[Obstacle]) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ from ..errors import MoveError, Obstacle, UnsupportedError
 from ..kernel import procfs
 from ..options import DumpOptions, MigrateOptions
 from ..tracking.trackers import Trackers
-from . import needs
+from . import lacks, needs
 from .codec import garbled, pack, unpack
 from .wire import NEEDS, OBSTACLES, PROBE, Link
 
@@ -67,7 +67,7 @@ def look(options: MigrateOptions, pids: Sequence[int], link: Link | None, log: l
     obstacles += [_terminal(pid) for pid in pids if procfs.stat(pid).tty]
     there: list[str] = []
     if link is not None:
-        link.send(NEEDS, pack(needs.look(pids).values()))
+        link.send(NEEDS, pack(needs.look(pids, options.tcp_established).values()))
         told = unpack(link.expect(OBSTACLES))
         obstacles += needs.from_values(told.get("obstacles"))
         there = needs.texts(told.get("warnings"))
@@ -85,8 +85,8 @@ def _terminal(pid: int) -> Obstacle:
 def answer(link: Link) -> None:
     """Tell the source what its tree lacks here, and what is worth a warning. Raises MoveError when it lacks anything."""
     wanted = needs.Needs.read(unpack(link.expect(NEEDS)))
-    found = needs.obstacles(wanted)
-    link.send(OBSTACLES, pack({"obstacles": needs.to_values(found), "warnings": needs.warnings(wanted)}))
+    found = lacks.obstacles(wanted)
+    link.send(OBSTACLES, pack({"obstacles": needs.to_values(found), "warnings": lacks.warnings(wanted)}))
     if found:
         raise needs.refused(found)
 
