@@ -60,8 +60,8 @@ class ImagesDir:
             file.write(kind.head)
             expected = _MessageNames(kind)
             for entry in entries:
-                entry = entry if isinstance(entry, Entry) else Entry(entry)
-                file.write(_encode(entry, expected, path))
+                message, payload = (entry.message, entry.payload) if isinstance(entry, Entry) else (entry, b"")
+                file.write(_encode(message, payload, expected, path))
 
     def read(self, name: str) -> list[Message]:
         """Return the messages of image NAME. Raises ImagesError that names file and offset when it can't be read."""
@@ -146,20 +146,23 @@ class _MessageNames:
         self._ipc_messages = max(self._ipc_messages - 1, 0) or ipc_messages(message)
 
 
-def _encode(entry: Entry, expected: _MessageNames, path: str) -> bytes:
-    message, name = entry.message, expected.next()
+def _encode(message: Any, payload: bytes, expected: _MessageNames, path: str) -> bytes:
+    name = expected.next()
     if message.DESCRIPTOR.name != name:
         raise ImagesError(f"{path} takes a {name} here, not a {message.DESCRIPTOR.name}; this is a fault of the caller")
     if not message.IsInitialized():
         missing = ", ".join(message.FindInitializationErrors())
         raise ImagesError(f"{path}: a {name} lacks {missing}; this is a fault of the caller")
+    expected.passed(message)
+    encoded: bytes = message.SerializeToString()
+    head = _LENGTH.pack(len(encoded))
+    if name not in PAYLOADS and not payload:
+        return head + encoded
     rule = PAYLOADS.get(name, NO_PAYLOAD)
     length = rule.length(message)
-    if length is not None and length != len(entry.payload):
-        raise ImagesError(f"{path}: a {name} announces {length} bytes and has {len(entry.payload)}; this is a fault of the caller")
-    expected.passed(message)
-    encoded = message.SerializeToString()
-    return b"".join((_LENGTH.pack(len(encoded)), encoded, entry.payload, bytes(rule.padding(len(entry.payload)))))
+    if length is not None and length != len(payload):
+        raise ImagesError(f"{path}: a {name} announces {length} bytes and has {len(payload)}; this is a fault of the caller")
+    return b"".join((head, encoded, payload, bytes(rule.padding(len(payload)))))
 
 
 def _decode(source: _Source, kind: Kind) -> Iterator[Entry]:

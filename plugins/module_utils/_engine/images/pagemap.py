@@ -97,13 +97,15 @@ def pages_path(images_dir: str, number: int) -> str:
 
 
 def _with_head(head: Any, runs: Iterable[Run]) -> Iterator[Any]:
+    """Yield HEAD and an entry for each of RUNS, which is the same object each time."""
     yield head
-    entry_class = schema.message("pagemap_entry")
+    entry = schema.message("pagemap_entry")()  # one for all: there may be a million
     for run in runs:
-        flags = PE_PARENT if run.in_parent else PE_PRESENT
+        entry.flags = PE_PARENT if run.in_parent else PE_PRESENT
         for done in range(0, run.pages, MAX_RUN):
-            pages = min(run.pages - done, MAX_RUN)
-            yield entry_class(vaddr=run.start + done * PAGE_SIZE, compat_nr_pages=pages, nr_pages=pages, flags=flags)
+            entry.vaddr = run.start + done * PAGE_SIZE
+            entry.compat_nr_pages = entry.nr_pages = min(run.pages - done, MAX_RUN)
+            yield entry
 
 
 def _run(entry: Any, path: str) -> Run:
