@@ -28,6 +28,7 @@ class Release:
     """The pages of a chain on their way into a tree, as a context inside that of the tree's stubs."""
 
     def __init__(self, chain: Chain) -> None:
+        self._chain = chain
         self._plan: List[Superfluous] = everything(chain)
         self._moved: List[Tuple[int, Extent]] = []
         self._begun = False
@@ -49,6 +50,7 @@ class Release:
 
     def begin(self) -> None:
         """Verify all pages, then note that they are about to go: from now on nobody takes the images for whole. Raises ImagesError."""
+        self._chain.verify_pages()
         manifests = [without(superfluous) for superfluous in self._plan]
         self._before = self._allocated()
         self._begun = True

@@ -16,9 +16,12 @@ import _engine.dedup as deduplicating
 import _engine.images.punch as punching
 from _engine.dedup import dedup
 from _engine.errors import ChainError, ImagesError
+from _engine.images import directory
 from _engine.images.chain import open_chain
+from _engine.images.checksum import CRC32, SUMMED, fastest
 from _engine.images.manifest import CRIU, read_manifest
 from _engine.images.pagemap import PAGE_SIZE
+from _engine.verify import verify
 
 Reader = Callable[[str, str], Mapping[int, int]]
 NAME, EXITED = "pagemap-100", "pagemap-101"
@@ -44,6 +47,10 @@ def content(made: Made, number: int = 1) -> List[int]:
 def snapshot(made: List[Made]) -> Dict[Path, Tuple[bytes, int]]:
     paths = [path for one in made for path in Path(one.path).iterdir() if path.is_file()]
     return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in paths}
+
+
+def damages(made: Made) -> List[str]:
+    return [fault.path for fault in verify(made.path).faults if "does not match" in fault.why]
 
 
 def test_parents_lose_what_the_newest_does_not_read(three: List[Made], read_back: Reader) -> None:
@@ -102,14 +109,48 @@ def test_flips_are_still_noticed_in_what_is_left(three: List[Made]) -> None:
         open_chain(three[2].path)
 
 
-def test_a_damaged_parent_is_not_blessed(three: List[Made]) -> None:
-    """New checksums are taken only of what matches the old ones; and then nothing at all is changed."""
+@pytest.mark.parametrize("page", [2, 3], ids=["in what goes", "in what stays"])
+def test_a_damaged_parent_is_not_blessed(three: List[Made], page: int) -> None:
+    """The damage is noticed as it was before: what goes is only taken off the checksums."""
     with open(three[0].pages_file(), "r+b") as file:
-        os.pwrite(file.fileno(), b"\xff", 3 * PAGE_SIZE)
-    before = snapshot(three)
+        os.pwrite(file.fileno(), b"\xff", page * PAGE_SIZE)
+    dedup(three[2].path)
     with pytest.raises(ChainError, match="/1/pages-1.img is damaged"):
-        dedup(three[2].path)
-    assert snapshot(three) == before
+        open_chain(three[2].path)
+
+
+@pytest.mark.parametrize("algorithm", [CRC32, CRC32 + SUMMED, fastest(), fastest().replace(SUMMED, "")])
+def test_checksums_after_all_and_after_a_part_went(
+    make_dump: Maker, read_back: Reader, algorithm: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of every stretch with some pages gone, of one that is gone as a whole, and of one that goes in two runs."""
+    monkeypatch.setattr(directory, "fastest", lambda: algorithm)
+    pages = 1000
+    first = make_dump("1", {NAME: {page: page % 250 + 1 for page in range(pages)}})
+    gone = {page for page in range(pages) if page % 7 == 0 or 256 <= page < 512}
+    second = make_dump("2", {NAME: {page: 251 if page in gone else "parent" for page in range(pages)}}, first)
+    assert dedup(second.path).pages_punched == len(gone)
+    rest = {page for page in range(pages) if page % 5 == 0} | set(range(700, 1000))
+    third = make_dump("3", {NAME: {page: 252 if page in rest else "parent" for page in range(pages)}}, second)
+    assert dedup(third.path).pages_punched == len(rest)
+    kept = {page: 252 if page in rest else 251 if page in gone else page % 250 + 1 for page in range(pages)}
+    assert read_back(third.path, NAME) == kept and not damages(third)
+    with open(first.pages_file(), "r+b") as file:
+        os.pwrite(file.fileno(), b"\xff", 513 * PAGE_SIZE)
+    assert damages(third) == [first.pages_file()]
+
+
+def test_a_damaged_parent_without_sums_frees_nothing(make_dump: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """New checksums of before are taken only of what matches the old ones; and then nothing at all is changed."""
+    monkeypatch.setattr(directory, "fastest", lambda: CRC32)
+    first = make_dump("a", {NAME: {0: 10, 1: 11}})
+    second = make_dump("b", {NAME: {0: "parent", 1: 21}}, first)
+    with open(first.pages_file(), "r+b") as file:
+        os.pwrite(file.fileno(), b"\xff", 0)
+    before = snapshot([first, second])
+    with pytest.raises(ChainError, match="/a/pages-1.img is damaged"):
+        dedup(second.path)
+    assert snapshot([first, second]) == before
 
 
 def test_a_damaged_pagemap_frees_nothing(three: List[Made]) -> None:

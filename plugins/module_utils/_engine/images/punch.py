@@ -11,7 +11,6 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from ..errors import ImagesError
@@ -22,11 +21,10 @@ from .fault import fault, faults
 from .manifest import CRIU, Manifest, PagesRecord
 from .pagemap import PAGE_SIZE
 from .ranges import Range, difference, intersection, total, union
-from .verification import checksummer_for, verify_and_blank
+from .verification import checksummer_for, truncated, verify_and_blank
 
 FALLOC_FL_KEEP_SIZE = 0x01
 FALLOC_FL_PUNCH_HOLE = 0x02
-_READERS = 4
 BLOCK = 512
 """Bytes that st_blocks counts in, whatever the filesystem's own blocks are (stat(2))."""
 
@@ -77,9 +75,10 @@ def check_punching(dump: Dump, name: str) -> None:
 
 
 def without(superfluous: Superfluous) -> Manifest:
-    """Return the manifest of the dump as it is to be once the pages are gone.
+    """Return the manifest of the dump as it is to be once the pages are gone. Raises ChainError, ImagesError.
 
-    What is read for the new checksums is checked against the old ones first. Raises ChainError, ImagesError.
+    What is damaged stays so: the pages that go are taken off the checksums, and checksums of before, from which nothing can be
+    taken off, are checked first.
     """
     dump = superfluous.dump
     manifest = dump.manifest or Manifest(id="", kind=dump.kind, made_by=CRIU, page_size=PAGE_SIZE)
@@ -114,23 +113,21 @@ def punch_range(path: str, offset: int, length: int) -> None:
 
 def _without(path: str, manifest: Manifest, record: PagesRecord, ranges: Sequence[Range]) -> PagesRecord:
     gone = union(record.gone, ranges)
-    fresh = tuple(difference(ranges, record.gone))
+    fresh = list(difference(ranges, record.gone))
     checksums = list(record.stretches)
     if checksums and fresh:
-        readers = min(os.cpu_count() or 1, _READERS)
-        shares = [_touched(fresh)[number::readers] for number in range(readers)]
-        with faults("read", path), ThreadPoolExecutor(readers) as pool:
-            for found in pool.map(lambda share: _retaken(path, manifest, record, gone, share), shares):
-                for index, checksum in found.items():
-                    checksums[index] = checksum
+        checksummer = checksummer_for(manifest, path, record.algorithm)
+        with faults("read", path), open(path, "rb", buffering=0) as file:
+            if not checksummer.summed:
+                for index in _touched(fresh):
+                    checksums[index] = verify_and_blank(path, file.fileno(), checksummer, record, index, gone)
+            else:
+                try:
+                    bytes_gone = ((start * PAGE_SIZE, end * PAGE_SIZE) for start, end in fresh)
+                    checksummer.take_off(checksums, file.fileno(), record.size, bytes_gone)
+                except EOFError as error:
+                    raise truncated(path, error) from error
     return replace(record, stretches=tuple(checksums), gone=gone)
-
-
-def _retaken(path: str, manifest: Manifest, record: PagesRecord, gone: Sequence[Range], stretches: Sequence[int]) -> dict[int, str]:
-    """Return the checksums of STRETCHES of pages file PATH without the pages GONE, checked before. Raises ChainError, OSError."""
-    checksummer = checksummer_for(manifest, path, record.algorithm)
-    with open(path, "rb", buffering=0) as file:
-        return {index: verify_and_blank(path, file.fileno(), checksummer, record, index, gone) for index in stretches}
 
 
 def _touched(ranges: Sequence[Range]) -> list[int]:

@@ -10,7 +10,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 
 from ..errors import ChainError
-from .checksum import STRETCH, Checksummer, available, stretches_of
+from .checksum import NOTHING, STRETCH, Checksummer, available, stretches_of
 from .directory import PAGES, dump_files
 from .fault import fault
 from .magic import SUFFIX, kind_of
@@ -84,16 +84,24 @@ def verify_stretch(path: str, fd: int, checksummer: Checksummer, record: PagesRe
 def verify_and_blank(path: str, fd: int, checksummer: Checksummer, record: PagesRecord, index: int, gone: Sequence[Range] | None) -> str:
     """Check a stretch as `verify_stretch` does, and return the checksum that it has once the pages GONE are zeros."""
     then = None if gone is None else blank_bytes(gone, index)
+    missing = blank_bytes(record.gone, index)
+    if missing and missing[0][0] <= index * STRETCH and missing[0][1] >= min((index + 1) * STRETCH, record.size):
+        return NOTHING
     try:
-        found, fresh = checksummer.stretch_twice(fd, record.size, index, blank_bytes(record.gone, index), then)
+        found, fresh = checksummer.stretch_twice(fd, record.size, index, missing, then)
     except EOFError as error:
-        offset = int(error.args[0])
-        raise ChainError(f"{path} is truncated at offset {offset}; use another copy of the dump", path, offset) from error
+        raise truncated(path, error) from error
     if index >= len(record.stretches) or found != record.stretches[index]:
         start, end = index * STRETCH, min((index + 1) * STRETCH, record.size)
         text = f"{path} is damaged between offsets {start} and {end}: its checksum does not match; use another copy of the dump"
         raise ChainError(text, path, start)
     return fresh
+
+
+def truncated(path: str, error: EOFError) -> ChainError:
+    """Return what is said of pages file PATH, at whose end ERROR was met."""
+    offset = int(error.args[0])
+    return ChainError(f"{path} is truncated at offset {offset}; use another copy of the dump", path, offset)
 
 
 def blank_bytes(gone: Sequence[Range], index: int) -> list[Range]:
