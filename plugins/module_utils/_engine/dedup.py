@@ -11,16 +11,17 @@ Or, to keep all of them restorable, only what is there twice for real: zeros, an
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from .chains.doubles import free_zeros, leave_to_parent
 from .chains.lock import changing
 from .chains.replacement import remove_old
+from .errors import ChainError
 from .images.chain import Chain, Dump, open_chain
 from .images.manifest import rewrite_pages
-from .images.pagemap import PAGE_SIZE, iterate_runs, pages_id, pages_path
+from .images.pagemap import PAGE_SIZE, Run, iterate_runs, pages_id, pages_path
 from .images.punch import Superfluous, allocated_bytes, check_punching, punch, without
-from .images.ranges import Range, difference, union
+from .images.ranges import Range, difference, intersection, merged, total
 from .results import DedupResult
 
 
@@ -85,17 +86,61 @@ def _punch_all(plan: list[Superfluous]) -> None:
 
 
 def _superfluous(chain: Chain) -> Iterator[Superfluous]:
-    """Yield for each parent in CHAIN the pages that it holds and that the newest dump does not read."""
-    needed: dict[str, list[Range]] = {}
-    for name in chain.top.pagemaps():
-        for extent in chain.iterate_extents(name):
-            first = extent.offset // PAGE_SIZE
-            needed.setdefault(extent.path, []).append((first, first + extent.pages))
-    for dump in chain.dumps[1:]:
-        held = {name: [(0, count)] for name, count in _pages_held(dump).items()}
-        kept = {name: union(needed.get(os.path.join(dump.path, name), ())) for name in held}
-        free = {name: tuple(difference(ranges, kept[name])) for name, ranges in held.items()}
-        yield Superfluous(dump, {name: ranges for name, ranges in free.items() if ranges})
+    """Yield for each parent in CHAIN the pages that it holds and that the newest dump does not read. Raises ChainError."""
+    free: list[dict[str, list[Range]]] = [{} for _dump in chain.dumps]
+    for name in dict.fromkeys(name for dump in chain.dumps for name in dump.pagemaps()):
+        _add_superfluous(chain, name, free)
+    for dump, pages in zip(chain.dumps[1:], free[1:]):
+        yield Superfluous(dump, {name: tuple(merged(ranges)) for name, ranges in pages.items() if ranges})
+
+
+def _add_superfluous(chain: Chain, name: str, free: list[dict[str, list[Range]]]) -> None:
+    """Add to FREE, by level in CHAIN and name of the pages file, the pages in pagemap NAME that the newest dump does not read."""
+    needed: list[Range] | None = None
+    for dump, pages in zip(chain.dumps, free):
+        if not dump.images.has(name):
+            if needed:
+                chain.extents(name)
+            needed = []
+            continue
+        runs = list(iterate_runs(dump.images, name))
+        held = [run for run in runs if not run.in_parent]
+        left = [(run.start, run.end) for run in runs if run.in_parent]
+        if needed is None:
+            needed = left
+            continue
+        pages_name = _pages_name(dump, name)
+        if pages_name in pages:
+            raise ChainError(f"{dump.path} has two pagemaps of {pages_name}; use another copy of the dump", dump.images.file(name))
+        pages[pages_name] = list(_without(held, needed))
+        found = total(intersection(((run.start, run.end) for run in runs), needed))
+        if found != total(needed) or not _holds(dump, pages_name, sum(run.pages for run in held), pages[pages_name]):
+            chain.extents(name)  # tells what is missing
+        needed = list(intersection(left, needed))
+    if needed:
+        chain.extents(name)
+
+
+def _holds(dump: Dump, name: str, pages: int, free: Sequence[Range]) -> bool:
+    """Return whether pages file NAME of DUMP is as long as its PAGES, and none of them is gone but of those to FREE."""
+    record = dump.manifest.pages.get(name) if dump.manifest else None
+    path = os.path.join(dump.path, name)
+    if pages and (not os.path.isfile(path) or os.path.getsize(path) < pages * PAGE_SIZE):
+        return False
+    return record is None or not record.gone or not total(difference(record.gone, free))
+
+
+def _without(held: Sequence[Run], needed: Sequence[Range]) -> Iterator[Range]:
+    """Yield those of the pages of a pages file, HELD by these runs one after the other, whose addresses are not NEEDED."""
+    index, runs = 0, iter(held)
+    run = next(runs, None)
+    for start, end in difference(((one.start, one.end) for one in held), needed):
+        while run is not None and run.end <= start:
+            index += run.pages
+            run = next(runs, None)
+        if run is not None:
+            first = index + (start - run.start) // PAGE_SIZE
+            yield first, first + (end - start) // PAGE_SIZE
 
 
 def _pages_held(dump: Dump) -> dict[str, int]:

@@ -74,7 +74,7 @@ def _levels(top: str) -> Iterator[tuple[Dump, list[ChainError]]]:
             dump = open_dump(here, child)
         except ChainError as error:
             errors.append(error)
-            dump = Dump(here, DUMP, None, None)  # its other files can be looked at all the same
+            dump = Dump(here, DUMP, False, None)  # its other files can be looked at all the same
         seen.add(os.path.realpath(here))
         try:
             below = parent_of(dump)
@@ -94,7 +94,7 @@ def _faults(dump: Dump, parent: Dump | None = None) -> Iterator[ChainError]:
         return  # told already
     yield from image_faults(dump.path, dump.manifest)
     yield from soundness.image_faults(dump)
-    if dump.inventory is not None:
+    if dump.finished:
         yield from soundness.task_faults(dump)
     yield from soundness.pagemap_faults(dump, parent)
     for path in _pages_of(dump):

@@ -18,8 +18,9 @@ from .checksum import stretches_of
 from .cursor import Cursor, locate
 from .directory import INVENTORY, PARENT, is_dump, is_dump_file
 from .image import ImagesDir
+from .inventory import version_and_kind
 from .magic import IMAGES_V1_1
-from .manifest import DUMP, PAGE_SERVER, PRE_DUMP, STILLFRAME, Manifest, is_received, read_manifest
+from .manifest import PAGE_SERVER, PRE_DUMP, STILLFRAME, Manifest, is_received, read_manifest
 from .pagemap import PAGE_SIZE, Run, iterate_runs
 from .ranges import total
 from .verification import verify_image, verify_images, verify_pages
@@ -33,8 +34,8 @@ class Dump:
     """Its directory."""
     kind: str
     """dump or pre-dump."""
-    inventory: Any
-    """None for a parent of which a page server has received the pages, and nothing else was copied there."""
+    finished: bool
+    """Whether its inventory is good: not there for a parent of which a page server has received the pages, and no more was copied."""
     manifest: Manifest | None
     """None for a dump made by CRIU."""
 
@@ -47,6 +48,11 @@ class Dump:
     def parent_id(self) -> str:
         """UUID of the dump that it was made on top of; empty for a full dump and for one made by CRIU."""
         return self.manifest.parent_id if self.manifest else ""
+
+    @property
+    def inventory(self) -> Any:
+        """The message of its inventory. Raises ImagesError."""
+        return self.images.read_one("inventory")
 
     @property
     def images(self) -> ImagesDir:
@@ -226,7 +232,7 @@ def open_dump(path: str, child: Dump | None = None, pages_only: bool = False) ->
         text = f"{path}, the parent of {child.path}, is missing; put it back there, or use a full dump"
         raise ChainError(text, os.path.join(child.path, PARENT))
     if pages_only and not is_dump(path) and is_received(path):
-        received = Dump(path, PRE_DUMP, None, read_manifest(path))
+        received = Dump(path, PRE_DUMP, False, read_manifest(path))
         return received if child is None else _related(child, received)
     if not is_dump(path):
         role = "" if child is None else f", the parent of {child.path},"
@@ -236,13 +242,12 @@ def open_dump(path: str, child: Dump | None = None, pages_only: bool = False) ->
     manifest = read_manifest(path)
     verify_image(path, manifest, "inventory")
     try:
-        inventory = ImagesDir(path).read_one("inventory")
+        version, kind = version_and_kind(ImagesDir(path))
     except ImagesError as error:
         raise as_chain_error(error) from error
-    if inventory.img_version > IMAGES_V1_1:
-        raise ChainError(f"{path}/{INVENTORY} has image version {inventory.img_version}, known here {IMAGES_V1_1}; use a newer Stillframe")
-    kind = PRE_DUMP if inventory.HasField("pre_dump_mode") else DUMP
-    dump = Dump(path, kind, inventory, manifest)
+    if version > IMAGES_V1_1:
+        raise ChainError(f"{path}/{INVENTORY} has image version {version}, known here {IMAGES_V1_1}; use a newer Stillframe")
+    dump = Dump(path, kind, True, manifest)
     return dump if child is None else _related(child, dump)
 
 

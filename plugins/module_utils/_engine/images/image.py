@@ -12,13 +12,13 @@ from __future__ import annotations
 import io
 import os
 import struct
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass
-from typing import IO, Any
 from collections.abc import Generator, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import IO, TYPE_CHECKING, Any
 
-with suppress(ImportError):  # who calls the engine looks for its libraries first, and says which one is missing
-    from google.protobuf.message import DecodeError, Message
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
 
 from ..errors import ImagesError
 from . import schema
@@ -82,28 +82,21 @@ class ImagesDir:
         """Yield the entries of image NAME one by one, as `entries` has them; for images that may be long."""
         kind, path = kind_of(name), self.file(name)
         with faults("read", path), open(path, "rb") as file:
-            yield from _decode(_Source(file, path, os.fstat(file.fileno()).st_size), kind)
+            yield from _decode(Source(file, path, os.fstat(file.fileno()).st_size), kind)
 
-    def refill(self, name: str, message: Any) -> Generator[None, None, None]:
-        """Fill MESSAGE with one entry of image NAME after the other, all but the first: for images of very many, without raw bytes."""
+    @contextmanager
+    def source(self, name: str) -> Iterator[Source]:
+        """Open image NAME, past its magic. Raises ImagesError."""
         kind, path = kind_of(name), self.file(name)
-        what = f"a {kind.message_at(1)}"
         with faults("read", path), ExitStack() as stack:
             file: IO[bytes] = stack.enter_context(open(path, "rb"))
             size = os.fstat(file.fileno()).st_size
             if size <= _SMALL:  # a walk through a chain of a thousand dumps is not to hold a thousand files open
                 file = io.BytesIO(file.read())
                 stack.close()
-            source = _Source(file, path, size)
+            source = Source(file, path, size)
             source.magic(kind)
-            if source.left():
-                source.take(_LENGTH.unpack(source.take(_LENGTH.size, _AN_ENTRY))[0], f"a {kind.message}")
-            while source.left():
-                offset = source.offset
-                encoded = source.take(_LENGTH.unpack(source.take(_LENGTH.size, _AN_ENTRY))[0], what)
-                message.Clear()
-                _fill(message, encoded, path, offset)
-                yield
+            yield source
 
     def has(self, name: str) -> bool:
         """Return whether there is an image NAME."""
@@ -165,19 +158,18 @@ def _encode(message: Any, payload: bytes, expected: _MessageNames, path: str) ->
     return b"".join((head, encoded, payload, bytes(rule.padding(len(payload)))))
 
 
-def _decode(source: _Source, kind: Kind) -> Iterator[Entry]:
+def _decode(source: Source, kind: Kind) -> Iterator[Entry]:
     source.magic(kind)
     expected = _MessageNames(kind)
     while source.left():
         name, offset = expected.next(), source.offset
-        (length,) = _LENGTH.unpack(source.take(_LENGTH.size, _AN_ENTRY))
-        message = _parse(name, source.take(length, f"a {name}"), source.path, offset)
+        message = _parse(name, source.entry(f"a {name}"), source.path, offset)
         payload = _payload(source, name, message) if name in PAYLOADS else b""
         expected.passed(message)
         yield Entry(message, payload)
 
 
-def _payload(source: _Source, name: str, message: Any) -> bytes:
+def _payload(source: Source, name: str, message: Any) -> bytes:
     rule = PAYLOADS[name]
     length = rule.length(message)
     payload = source.take(source.left() if length is None else length, f"the data of a {name}")
@@ -187,14 +179,15 @@ def _payload(source: _Source, name: str, message: Any) -> bytes:
 
 def _parse(name: str, encoded: bytes, path: str, offset: int) -> Any:
     message = schema.message(name)()
-    _fill(message, encoded, path, offset)
+    fill(message, encoded, path, offset)
     return message
 
 
-def _fill(message: Any, encoded: bytes, path: str, offset: int) -> None:
+def fill(message: Any, encoded: bytes, path: str, offset: int) -> None:
+    """Merge ENCODED, found at OFFSET of the image at PATH, into MESSAGE. Raises ImagesError."""
     try:
         message.MergeFromString(encoded)
-    except (DecodeError, UnicodeDecodeError) as error:
+    except _undecodable() as error:
         name = message.DESCRIPTOR.name
         text = f"{path} is damaged at offset {offset}: its {name} cannot be decoded; use another copy of the dump"
         raise ImagesError(text, path, offset) from error
@@ -203,7 +196,13 @@ def _fill(message: Any, encoded: bytes, path: str, offset: int) -> None:
         raise ImagesError(f"{path} is damaged at offset {offset}: its {name} lacks {missing}; use another copy of the dump", path, offset)
 
 
-class _Source:
+def _undecodable() -> tuple[type[Exception], ...]:
+    from google.protobuf.message import DecodeError
+
+    return DecodeError, UnicodeDecodeError
+
+
+class Source:
     """A file read forwards that knows how much is left, so that no length in it is believed."""
 
     def __init__(self, file: IO[bytes], path: str, size: int) -> None:
@@ -213,9 +212,26 @@ class _Source:
         self._size = size
 
     def left(self) -> int:
+        """Return how many bytes are left."""
         return self._size - self.offset
 
+    def entry(self, what: str) -> bytes:
+        """Return the next message, which is WHAT, encoded. Raises ImagesError."""
+        return self.take(_LENGTH.unpack(self.take(_LENGTH.size, _AN_ENTRY))[0], what)
+
+    def peek(self, count: int) -> bytes:
+        """Return the next COUNT bytes, or those that are left, without passing over them."""
+        found = self._file.read(count)
+        self._file.seek(self.offset)
+        return found
+
+    def skip(self, count: int) -> None:
+        """Pass over COUNT bytes that were looked at."""
+        self.offset += count
+        self._file.seek(self.offset)
+
     def take(self, count: int, what: str) -> bytes:
+        """Return the next COUNT bytes, those of WHAT. Raises ImagesError when there are less."""
         if count > self._size - self.offset:
             raise ImagesError(
                 f"{self.path} is truncated at offset {self.offset}: {what} takes {count} bytes and {self.left()} are left; "

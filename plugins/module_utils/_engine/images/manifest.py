@@ -12,7 +12,7 @@ import json
 import os
 import zlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from ..errors import ChainError
@@ -26,6 +26,8 @@ RECEIVED_NAME = "stillframe-pages.json"
 """What a page server leaves beside the pages that it has received whole: a manifest of them alone."""
 FORMAT = 1
 PARTIAL = ".partial"
+_TAIL = b',"checksum":"%08x"}\n'
+"""The CRC-32 of all before it, with the bracket that it comes before."""
 DUMP, PRE_DUMP = "dump", "pre-dump"
 STILLFRAME, CRIU, PAGE_SERVER = "stillframe", "criu", "page-server"
 
@@ -120,11 +122,10 @@ class Manifest:
 def write_manifest(images_dir: str, manifest: Manifest, name: str = FILE_NAME) -> None:
     """Put MANIFEST into IMAGES_DIR in one step: whoever reads finds the old one or the new. Raises ImagesError."""
     path = os.path.join(images_dir, name)
-    body = {"format": FORMAT, **asdict(manifest)}
-    body["checksum"] = _checksum(body)
+    text = _canonical({"format": FORMAT, **vars(manifest)})
     with faults("write", path):
         with create(path + PARTIAL) as file:
-            file.write(_canonical(body) + b"\n")
+            file.write(text[:-1] + _TAIL % zlib.crc32(text))
             file.flush()
             os.fsync(file.fileno())
         os.rename(path + PARTIAL, path)
@@ -177,7 +178,10 @@ def _read(path: str) -> Manifest | None:
     try:
         body = json.loads(text)
         newer = isinstance(body["format"], int) and body["format"] > FORMAT
-        damaged = body.pop("checksum", "") != _checksum(body)
+        checksum = body.pop("checksum", "")
+        covered = text[: -len(_TAIL % 0)] + b"}"
+        usual = text == covered[:-1] + _TAIL % zlib.crc32(covered)
+        damaged = not usual and checksum != f"{zlib.crc32(_canonical(body)):08x}"
         manifest = None if newer or damaged else _manifest(body)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise _damaged(path) from error
@@ -196,12 +200,8 @@ def _damaged(path: str) -> ChainError:
     return ChainError(f"{path} is damaged: its content does not match its own checksum; use another copy of the dump", path)
 
 
-def _checksum(body: Mapping[str, Any]) -> str:
-    """Return the CRC-32 of BODY as canonical JSON: the one checksum that every Python of every version can tell."""
-    return f"{zlib.crc32(_canonical(body)):08x}"
-
-
 def _canonical(body: Mapping[str, Any]) -> bytes:
+    """Return BODY as canonical JSON; its CRC-32 is the one checksum that every Python of every version can tell."""
     return json.dumps(body, sort_keys=True, separators=(",", ":"), default=vars).encode()
 
 

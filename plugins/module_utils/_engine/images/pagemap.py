@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import mmap
 import os
+import re
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ..errors import ImagesError
 from . import schema
-from .image import ImagesDir
+from .image import ImagesDir, fill
 from .magic import SUFFIX
 
 PE_PARENT = 1 << 0
@@ -30,6 +30,12 @@ PE_PRESENT = 1 << 2
 PAGE_SIZE = mmap.PAGESIZE
 MAX_RUN = 0xFFFFFFFF
 """Pages: the most that compat_nr_pages, the only count that CRIU before 4.2 knows, can tell."""
+_AT_ONCE = 1 << 16
+"""Bytes of a pagemap looked at together."""
+_NUMBER = rb"([\x80-\xff]{0,9}[\0-\x7f])"
+_HEAD = re.compile(rb"\x08" + _NUMBER)
+_USUAL = re.compile(rb"(.)\0\0\0\x08" + _NUMBER + rb"\x10" + _NUMBER + rb"\x20([\0-\x7f])\x28" + _NUMBER, re.DOTALL)
+"""An entry as CRIU 4.2 and we write it, with its length: vaddr, compat_nr_pages, flags, nr_pages."""
 
 
 class Run(NamedTuple):
@@ -72,23 +78,42 @@ def read_pagemap(images: ImagesDir, name: str) -> Pagemap:
 
 def pages_id(images: ImagesDir, name: str) -> int:
     """Return the number of the pages file that belongs to the pagemap in image NAME. Raises ImagesError."""
-    with closing(images.iterate(name)) as entries:
-        head = next(entries, None)
-    if head is None:
-        raise ImagesError(f"{images.file(name)} is empty; use another copy of the dump")
-    return int(head.message.pages_id)
+    with images.source(name) as source:
+        if not source.left():
+            raise ImagesError(f"{images.file(name)} is empty; use another copy of the dump")
+        offset, encoded = source.offset, source.entry("a pagemap_head")
+    usual = _HEAD.fullmatch(encoded)
+    if usual is not None:
+        return _number(usual[1]) & 0xFFFFFFFF
+    head = schema.message("pagemap_head")()
+    fill(head, encoded, images.file(name), offset)
+    return int(head.pages_id)
 
 
 def iterate_runs(images: ImagesDir, name: str) -> Generator[Run, None, None]:
     """Yield the runs of the pagemap in image NAME in ascending order. Raises ImagesError as `read_pagemap` does."""
-    entry = schema.message("pagemap_entry")()
     end, path = 0, images.file(name)
-    for _filled in images.refill(name, entry):
-        run = _run(entry, path)
-        if run.start < end:
-            raise ImagesError(f"{path} is damaged: its pages at {run.start:x} come after those up to {end:x}; use another copy of the dump")
-        end = run.end
-        yield run
+    with images.source(name) as source:
+        if source.left():
+            source.entry("a pagemap_head")
+        while source.left():
+            block, at = source.peek(_AT_ONCE), 0
+            found = _USUAL.match(block)
+            while found is not None and found.end() - at == block[at] + 4:
+                start, _pages, flags, pages = found.groups()[1:]
+                run = _checked(_number(start), _number(pages), flags[0], path)
+                if run.start < end:
+                    raise _out_of_order(run, end, path)
+                yield run
+                at, end = found.end(), run.end
+                found = _USUAL.match(block, at)
+            source.skip(at)
+            if not at:
+                run = _unusual(source.entry("a pagemap_entry"), path, source.offset)
+                if run.start < end:
+                    raise _out_of_order(run, end, path)
+                yield run
+                end = run.end
 
 
 def pages_path(images_dir: str, number: int) -> str:
@@ -108,16 +133,36 @@ def _with_head(head: Any, runs: Iterable[Run]) -> Iterator[Any]:
             yield entry
 
 
-def _run(entry: Any, path: str) -> Run:
-    """Return the run that ENTRY stands for; CRIU before 2.4 wrote in_parent and no flags, before 4.2 no nr_pages."""
+def _unusual(encoded: bytes, path: str, offset: int) -> Run:
+    """Return the run of an entry of any form; CRIU before 2.4 wrote in_parent and no flags, before 4.2 no nr_pages."""
+    entry = schema.message("pagemap_entry")()
+    fill(entry, encoded, path, offset - len(encoded))
     flags = entry.flags
     if entry.in_parent:
         flags |= PE_PARENT
     elif not entry.HasField("flags"):
         flags = PE_PRESENT
-    pages = entry.nr_pages if entry.HasField("nr_pages") else entry.compat_nr_pages
-    if entry.vaddr % PAGE_SIZE or not pages or entry.vaddr + pages * PAGE_SIZE > 1 << 64:
-        raise ImagesError(f"{path} is damaged: it has {pages} pages at {entry.vaddr:x}; use another copy of the dump")
+    return _checked(entry.vaddr, entry.nr_pages if entry.HasField("nr_pages") else entry.compat_nr_pages, flags, path)
+
+
+def _checked(start: int, pages: int, flags: int, path: str) -> Run:
+    if start % PAGE_SIZE or not pages or start + pages * PAGE_SIZE > 1 << 64:
+        raise ImagesError(f"{path} is damaged: it has {pages} pages at {start:x}; use another copy of the dump")
     if not flags & (PE_PARENT | PE_PRESENT):
-        raise ImagesError(f"{path} leaves the pages at {entry.vaddr:x} to a lazy-pages server; use a dump that holds all its pages")
-    return Run(entry.vaddr, pages, bool(flags & PE_PARENT))
+        raise ImagesError(f"{path} leaves the pages at {start:x} to a lazy-pages server; use a dump that holds all its pages")
+    return Run(start, pages, bool(flags & PE_PARENT))
+
+
+def _out_of_order(run: Run, end: int, path: str) -> ImagesError:
+    return ImagesError(f"{path} is damaged: its pages at {run.start:x} come after those up to {end:x}; use another copy of the dump")
+
+
+def _number(encoded: bytes) -> int:
+    """Return the number that ENCODED stands for: seven bits a byte, the lowest first."""
+    if len(encoded) == 1:
+        return encoded[0]
+    number = shift = 0
+    for byte in encoded:
+        number |= (byte & 0x7F) << shift
+        shift += 7
+    return number

@@ -9,13 +9,12 @@ and any protobuf runtime from 3.20 on will do: nothing generated is shipped.
 
 from __future__ import annotations
 
-from contextlib import suppress
-from functools import cache
-from typing import Any
 from collections.abc import Mapping
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
-with suppress(ImportError):  # who calls the engine looks for its libraries first, and says which one is missing
-    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+if TYPE_CHECKING:  # protobuf is imported where it is used: much can be told of a dump without it, and it takes its time
+    from google.protobuf import descriptor_pb2, descriptor_pool
 
 from . import schema_core, schema_files, schema_machine, schema_memory, schema_own, schema_sockets
 from .field import Fields
@@ -28,6 +27,8 @@ _SCALARS = frozenset({"int32", "int64", "uint32", "uint64", "sint32", "sint64", 
 @cache
 def message(name: str) -> Any:
     """Return the class of message NAME, as CRIU's images/*.proto call it ("mm_entry"). KeyError when there is none."""
+    from google.protobuf import message_factory
+
     descriptor = _pool().FindMessageTypeByName(f"{PACKAGE}.{name}")
     if hasattr(message_factory, "GetMessageClass"):
         return message_factory.GetMessageClass(descriptor)
@@ -47,6 +48,8 @@ def _enums() -> Mapping[str, Mapping[str, int]]:
 
 @cache
 def _pool() -> descriptor_pool.DescriptorPool:
+    from google.protobuf import descriptor_pb2, descriptor_pool
+
     file = descriptor_pb2.FileDescriptorProto(name="stillframe/criu.proto", package=PACKAGE, syntax="proto2")
     enums = _enums()
     defaults = {name: value for table in TABLES for name, value in table.DEFAULTS.items()}
@@ -63,6 +66,8 @@ def _pool() -> descriptor_pool.DescriptorPool:
 def _add_message(
     file: descriptor_pb2.FileDescriptorProto, name: str, fields: Fields, enums: Mapping[str, object], defaults: Mapping[str, str]
 ) -> None:
+    from google.protobuf import descriptor_pb2
+
     add = file.message_type.add(name=name).field.add
     constants = descriptor_pb2.FieldDescriptorProto
     for field in fields:
