@@ -182,8 +182,9 @@ def test_killed_at_any_step_the_newest_restores(
         return changed
 
     with monkeypatch.context() as patch:
+        one_hole = count(punching.punch_holes)
         patch.setattr(deduplicating, "rewrite_pages", count(deduplicating.rewrite_pages))
-        patch.setattr(punching, "syscall", count(punching.syscall))
+        patch.setattr(punching, "punch_holes", lambda fd, ranges: [one_hole(fd, [one]) for one in ranges])
         with pytest.raises(Killed):
             dedup(three[2].path)
     expected = {0: 10, 1: 21, 2: 32, 3: 13, 4: 34, 9: 39}
@@ -198,11 +199,11 @@ def test_killed_at_any_step_the_newest_restores(
 
 
 def test_a_filesystem_without_holes(three: List[Made], monkeypatch: pytest.MonkeyPatch) -> None:
-    def unsupported(*_args: object) -> int:
+    def unsupported(*_args: object) -> None:
         raise OSError(95, "Operation not supported")
 
     before = {path: one[0] for path, one in snapshot(three).items()}
-    monkeypatch.setattr(punching, "syscall", unsupported)
+    monkeypatch.setattr(punching, "punch_holes", unsupported)
     with pytest.raises(ImagesError, match="cannot free parts of a file .no hole punching.; keep the dumps on ext4"):
         dedup(three[2].path)
     assert {path: one[0] for path, one in snapshot(three).items()} == before

@@ -15,7 +15,7 @@ from ..images.cursor import Cursor
 from ..images.directory import pages_files
 from ..images.fault import faults
 from ..images.pagemap import PAGE_SIZE
-from ..images.punch import check_punching, data_ranges, punch_hole
+from ..images.punch import check_punching, data_ranges, punch_all
 from ..images.ranges import Range, merged
 
 from .replacement import put_in_place, remove_old
@@ -39,8 +39,7 @@ def free_zeros(dump: Dump, check: bool) -> int:
         if zeros and not check:
             check_punching(dump, os.path.basename(path))
             with faults("write", path), open(path, "r+b", buffering=0) as file:
-                for start, end in zeros:
-                    punch_hole(file.fileno(), path, start, end - start)
+                punch_all(file.fileno(), path, zeros)
     return pages
 
 

@@ -64,7 +64,7 @@ class Checksummer:
         self.algorithm = algorithm
         self.summed = algorithm.endswith(SUMMED)
         """Whether pages can be taken off a checksum."""
-        self._buffer = memoryview(bytearray(STRETCH))
+        self._buffer = memoryview(bytearray())
 
     def stretches(self, fd: int, size: int, first: int = 0) -> Iterator[str]:
         """Yield the checksums of stretches FIRST and following of file FD up to SIZE bytes. Raises OSError.
@@ -89,11 +89,11 @@ class Checksummer:
         Without THEN both are the same.
         """
         start = index * STRETCH
-        view = self._buffer[: min(STRETCH, size - start)]
+        length = min(STRETCH, size - start)
         missing = list(gone)
-        if is_hole(fd, start, start + len(view)) and not (self.summed and missing):
-            return _of_zeros(self.algorithm, len(view)), _of_zeros(self.algorithm, len(view))
-        _read(fd, view, start)
+        if is_hole(fd, start, start + length) and not (self.summed and missing):
+            return _of_zeros(self.algorithm, length), _of_zeros(self.algorithm, length)
+        view = self._read(fd, start, length)
         first = self._without(view, start, missing)
         return first, first if then is None else self._without(view, start, then)
 
@@ -111,8 +111,7 @@ class Checksummer:
                 if low == start and stop == min(start + STRETCH, size):
                     checksums[index] = NOTHING
                 else:
-                    part = self._buffer[: stop - low]
-                    _read(fd, part, low)
+                    part = self._read(fd, low, stop - low)
                     less[index] = less.get(index, 0) + _sum(self.algorithm, part, (low - start) // PIECE)
                 low = stop
         for index, pages in less.items():
@@ -126,6 +125,18 @@ class Checksummer:
     def of(self, data: bytes | memoryview) -> str:
         """Return the checksum of DATA."""
         return _checksum(self.algorithm, memoryview(data))
+
+    def _read(self, fd: int, offset: int, length: int) -> memoryview:
+        """Return LENGTH bytes from OFFSET of FD, good until the next call. Raises OSError, EOFError."""
+        if len(self._buffer) < length:
+            self._buffer = memoryview(bytearray(length))
+        view, done = self._buffer[:length], 0
+        while done < length:
+            count = os.preadv(fd, [view[done:] if done else view], offset + done)
+            if not count:
+                raise EOFError(offset + done)
+            done += count
+        return view
 
     def _without(self, view: memoryview, start: int, gone: Iterable[Range]) -> str:
         """Return the checksum of VIEW, which is of a file from START on, without the ranges GONE of the file; they may be blanked."""
@@ -146,15 +157,6 @@ def is_hole(fd: int, start: int, end: int) -> bool:
         if error.errno == errno.ENXIO:  # no data from there to the end of the file
             return os.fstat(fd).st_size >= end
         return False
-
-
-def _read(fd: int, view: memoryview, offset: int) -> None:
-    done = 0
-    while done < len(view):
-        count = os.preadv(fd, [view[done:]], offset + done)
-        if not count:
-            raise EOFError(offset + done)
-        done += count
 
 
 def _checksum(algorithm: str, data: memoryview) -> str:

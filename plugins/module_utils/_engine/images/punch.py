@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ..errors import ImagesError
-from ..kernel.syscall import syscall
+from ..kernel.fallocate import punch_holes
 from .chain import Dump
 from .checksum import stretches_of
 from .fault import fault, faults
@@ -23,8 +23,6 @@ from .pagemap import PAGE_SIZE
 from .ranges import Range, difference, intersection, total, union
 from .verification import checksummer_for, truncated, verify_and_blank
 
-FALLOC_FL_KEEP_SIZE = 0x01
-FALLOC_FL_PUNCH_HOLE = 0x02
 BLOCK = 512
 """Bytes that st_blocks counts in, whatever the filesystem's own blocks are (stat(2))."""
 
@@ -69,7 +67,7 @@ def check_punching(dump: Dump, name: str) -> None:
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         try:
             beyond = -(-os.fstat(fd).st_size // PAGE_SIZE) * PAGE_SIZE
-            punch_hole(fd, path, beyond, PAGE_SIZE)  # past the end there is nothing to lose
+            punch_all(fd, path, [(beyond, beyond + PAGE_SIZE)])  # past the end there is nothing to lose
         finally:
             os.close(fd)
 
@@ -95,8 +93,7 @@ def punch(superfluous: Superfluous) -> None:
         with faults("write", path):
             fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
             try:
-                for start, end in ranges:
-                    punch_hole(fd, path, start * PAGE_SIZE, (end - start) * PAGE_SIZE)
+                punch_all(fd, path, ((start * PAGE_SIZE, end * PAGE_SIZE) for start, end in ranges))
             finally:
                 os.close(fd)
 
@@ -106,7 +103,7 @@ def punch_range(path: str, offset: int, length: int) -> None:
     with faults("write", path):
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         try:
-            punch_hole(fd, path, offset, length)
+            punch_all(fd, path, [(offset, offset + length)])
         finally:
             os.close(fd)
 
@@ -157,10 +154,10 @@ def data_ranges(fd: int) -> list[Range]:
     return found
 
 
-def punch_hole(fd: int, path: str, offset: int, length: int) -> None:
-    """Free LENGTH bytes from OFFSET of FD, open at PATH; they read as zeros then. Raises ImagesError where that can't be, OSError."""
+def punch_all(fd: int, path: str, ranges: Iterable[Range]) -> None:
+    """Free RANGES of bytes of FD, open at PATH; they read as zeros then. Raises ImagesError where that can't be, OSError."""
     try:
-        syscall("fallocate", fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, length)
+        punch_holes(fd, ranges)
     except OSError as error:
         if error.errno in (errno.EOPNOTSUPP, errno.ENOSYS):
             raise ImagesError(
