@@ -12,17 +12,30 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
-from .chains.doubles import free_zeros, leave_to_parent
 from .chains.lock import changing
-from .chains.replacement import remove_old
 from .errors import ChainError
 from .images.chain import Chain, Dump, open_chain
 from .images.manifest import rewrite_pages
 from .images.pagemap import PAGE_SIZE, Run, iterate_runs, pages_id, pages_path
 from .images.punch import Superfluous, allocated_bytes, check_punching, punch, without
 from .images.ranges import Range, difference, intersection, merged, total
-from .results import DedupResult
+
+
+@dataclass(frozen=True)
+class DedupResult:
+    """What `dedup` did, or would do."""
+
+    images_dir: str
+    pages_punched: int
+    bytes_freed: int
+    """Blocks given back to the filesystem (st_blocks × 512), not sizes."""
+    bytes_before: int
+    bytes_after: int
+    punched: tuple[str, ...]
+    """The parents that lost pages: they cannot be restored by themselves any more."""
+    warnings: tuple[str, ...] = ()
 
 
 def dedup(images_dir: str, check: bool = False, wait: bool = False, keep_restorable: bool = False) -> DedupResult:
@@ -38,6 +51,9 @@ def dedup(images_dir: str, check: bool = False, wait: bool = False, keep_restora
 
 
 def _keeping(images_dir: str, check: bool) -> DedupResult:
+    from .chains.doubles import free_zeros, leave_to_parent
+    from .chains.replacement import remove_old
+
     if not check:
         for dump in open_chain(images_dir, verify=False).dumps:
             remove_old(os.path.realpath(dump.path))  # an earlier run was killed

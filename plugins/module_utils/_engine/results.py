@@ -107,21 +107,6 @@ class ReceiveResult:
 
 
 @dataclass(frozen=True)
-class DedupResult:
-    """What `dedup` did, or would do."""
-
-    images_dir: str
-    pages_punched: int
-    bytes_freed: int
-    """Blocks given back to the filesystem (st_blocks × 512), not sizes."""
-    bytes_before: int
-    bytes_after: int
-    punched: Tuple[str, ...]
-    """The parents that lost pages: they cannot be restored by themselves any more."""
-    warnings: Tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
 class Fault:
     """One thing that is wrong with a dump."""
 

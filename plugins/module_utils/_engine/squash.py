@@ -12,13 +12,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from .chains.listing import PIN, parent_link
+from .chains.listing import PIN
 from .chains.lock import changing
 from .chains.merged import merging, pages_between
 from .chains.removal import dependents, remove, sweep, unhidden
 from .chains.replacement import old_of, put_in_place, remove_old, was_put
 from .images.chain import Chain, open_chain
-from .images.directory import bytes_on_disk
+from .images.directory import bytes_on_disk, parent_link
 from .images.pagemap import PAGE_SIZE
 from .results import SquashResult
 

@@ -10,11 +10,11 @@ import time
 from collections.abc import Iterator
 
 from .chains import soundness
-from .chains.listing import directories, parent_link
+from .chains.listing import directories
 from .chains.lock import reading
 from .errors import ChainError, ImagesError
 from .images.chain import Chain, Dump, leads_back, open_dump, parent_of, strange_files
-from .images.directory import dump_files, pages_files
+from .images.directory import dump_files, pages_files, parent_link
 from .images.manifest import DUMP
 from .images.verification import image_faults, pages_faults
 from .results import Fault, VerifiedDump, VerifyResult

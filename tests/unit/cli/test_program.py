@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 from _engine.chains.retention import Rule
 from _engine.cli.program import main
+from _engine.dedup import DedupResult
 from _engine.errors import TargetError
 from _engine.options import DumpOptions, RestoreOptions
-from _engine.results import DedupResult, DumpResult, Fault, KeptDump, PruneResult, RestoreResult, SquashResult, VerifyResult
+from _engine.results import DumpResult, Fault, KeptDump, PruneResult, RestoreResult, SquashResult, VerifyResult
 
 PID = "4711"
 

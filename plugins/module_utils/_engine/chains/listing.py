@@ -12,7 +12,7 @@ from datetime import datetime, timezone
 
 from ..errors import ChainError
 from ..images.chain import open_chain, open_dump
-from ..images.directory import INVENTORY, PARENT, is_dump
+from ..images.directory import INVENTORY, is_dump, parent_link
 from ..images.fault import faults
 from ..images.manifest import DUMP, read_manifest
 
@@ -51,12 +51,6 @@ def directories(root: str) -> list[str]:
     root = os.path.realpath(root)
     with faults("list", root), os.scandir(root) as entries:
         return sorted(entry.path for entry in entries if entry.is_dir(follow_symlinks=False) and not entry.name.startswith("."))
-
-
-def parent_link(path: str) -> str:
-    """Return the directory that the dump in PATH, finished or not, counts on; empty when it is a full one."""
-    link = os.path.join(path, PARENT)
-    return os.path.realpath(link) if os.path.lexists(link) else ""
 
 
 def _listed(path: str) -> Listed:

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ..errors import ImagesError
+from ..images.directory import parent_link
 from ..images.fault import faults
-from .listing import parent_link
 
 
 @contextmanager

@@ -11,9 +11,9 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from ..images.directory import INVENTORY, is_dump
+from ..images.directory import INVENTORY, is_dump, parent_link
 from ..images.fault import faults
-from .listing import directories, parent_link
+from .listing import directories
 
 _GOING = ".removed"
 

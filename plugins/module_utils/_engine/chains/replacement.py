@@ -10,10 +10,9 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 
 from ..images.chain import Chain
-from ..images.directory import dump_files, is_dump
+from ..images.directory import dump_files, is_dump, parent_link
 from ..images.fault import faults
 from ..kernel.exchange import exchange
-from .listing import parent_link
 from .merged import Plan, write_anew
 from .removal import empty, hidden, sync
 

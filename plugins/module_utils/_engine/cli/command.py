@@ -22,6 +22,9 @@ SUPPORTED_VERBS: Mapping[str, str] = {
     "check": "tell whether this machine has what the commands need",
 }
 
+IMAGE_VERBS = frozenset({"dedup", "squash", "prune", "verify"})
+"""Those that touch no process."""
+
 UNSUPPORTED_VERBS: Mapping[str, str] = {
     "lazy-pages": "restore without it, all pages are there before a restored task runs",
     "cpuinfo": "restore checks the register state in the images against the CPU itself",

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 
@@ -18,28 +17,31 @@ _CHECKOUT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.p
 _PROBE = "import sys, google.protobuf, ptrace.binding; sys.exit(sys.version_info < (3, 9))"
 
 
-def missing_packages() -> tuple[str, ...]:
-    """Return which of the packages that the engine needs the running interpreter cannot import."""
+def missing_packages(images_only: bool = False) -> tuple[str, ...]:
+    """Return which of the packages that the engine needs, or with IMAGES_ONLY its images, the running interpreter cannot import."""
     missing = []
     try:
         import google.protobuf  # noqa: F401
     except ImportError:
         missing.append("protobuf")
     try:
-        import ptrace.binding  # noqa: F401
+        if not images_only:
+            import ptrace.binding  # noqa: F401
     except ImportError:
         missing.append("python-ptrace")
     return tuple(missing)
 
 
-def require_packages(command: Sequence[str]) -> None:
+def require_packages(command: Sequence[str], images_only: bool = False) -> None:
     """Return when the engine's packages are there; else go on with COMMAND, our own, in an interpreter that has them.
+
+    With IMAGES_ONLY, nothing is asked of what only traces processes.
 
     The candidates are $STILLFRAME_PYTHON, the checkout's .venv and /usr/bin/python3, in this order.
     Raises UsageError when none has the packages.
     """
     again = os.environ.pop(_MARK, None) is not None
-    missing = missing_packages()
+    missing = missing_packages(images_only)
     if not missing:
         return
     interpreter = None if again else _capable(os.environ)
@@ -53,6 +55,8 @@ def require_packages(command: Sequence[str]) -> None:
 
 def _capable(environment: Mapping[str, str]) -> str | None:
     """Return the first candidate that has the packages."""
+    import subprocess
+
     candidates = (environment.get("STILLFRAME_PYTHON"), os.path.join(_CHECKOUT, ".venv", "bin", "python"), "/usr/bin/python3")
     for candidate in candidates:
         if candidate and os.access(candidate, os.X_OK):

@@ -11,54 +11,21 @@ Timestamps, seconds since the log was opened, are there from verbosity 3 on, as 
 from __future__ import annotations
 
 import fcntl
-import logging
 import os
 import sys
-import time
-from contextlib import suppress
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import logging
 
 from ..errors import UsageError
 
-_LEVELS = (logging.CRITICAL + 1, logging.ERROR, logging.WARNING, logging.INFO, logging.DEBUG)
-"""The least severe record that is written, by CRIU's verbosity 0 to 4."""
-_TIMESTAMPS_FROM = 3
-_NAMES = {logging.ERROR: "Error", logging.WARNING: "Warn "}
-
 STDOUT = "-"
+_INFORMED_FROM = 3
+"""CRIU's verbosity of information (LOG_INFO)."""
 _FIRST_FREE = 3
 """The log never takes the place of a standard stream that the caller has closed."""
-
-
-class LineFormatter(logging.Formatter):
-    """Formats a record as one line of CRIU's log."""
-
-    def __init__(self, timestamps: bool) -> None:
-        super().__init__()
-        self._timestamps = timestamps
-        self._start = time.time()
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Return RECORD as one line, with its end."""
-        line = record.getMessage().replace("\n", " ")
-        if record.levelno in _NAMES:
-            line = f"{_NAMES[record.levelno]} ({record.filename}:{record.lineno}): {line}"
-        if self._timestamps:
-            line = f"({max(0.0, record.created - self._start):09.6f}) {line}"
-        return line + "\n"
-
-
-class DescriptorHandler(logging.Handler):
-    """Writes records to a descriptor, unbuffered. A log that cannot be written stops nothing, as in CRIU."""
-
-    def __init__(self, descriptor: int, timestamps: bool) -> None:
-        super().__init__()
-        self.descriptor = descriptor
-        self.setFormatter(LineFormatter(timestamps))
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Write RECORD."""
-        with suppress(OSError):
-            os.write(self.descriptor, self.format(record).encode("utf-8", "surrogateescape"))
 
 
 class LineLog:
@@ -67,13 +34,24 @@ class LineLog:
     def __init__(self, descriptor: int, verbosity: int, to_stderr: bool) -> None:
         self.descriptor = descriptor
         self.to_stderr = to_stderr
-        self.logger = logging.Logger("stillframe", _LEVELS[min(verbosity, len(_LEVELS) - 1)])
-        self.logger.addHandler(DescriptorHandler(descriptor, verbosity >= _TIMESTAMPS_FROM))
+        self._verbosity = verbosity
+
+    @cached_property
+    def logger(self) -> logging.Logger:
+        """What the verbs log to; it is imported at its first use."""
+        from .line_handler import logger_for
+
+        return logger_for(self.descriptor, self._verbosity)
+
+    def note(self, text: str, *arguments: object) -> None:
+        """Log TEXT at the level of what is told for information alone."""
+        if self._verbosity >= _INFORMED_FROM:
+            self.logger.info(text, *arguments, stacklevel=2)
 
     def fail(self, verb: str, error: Exception | str) -> None:
         """Tell why VERB failed: in the log, and on standard error where the log is elsewhere or silent."""
         self.logger.error("%s", error, stacklevel=2)
-        if not (self.to_stderr and self.logger.isEnabledFor(logging.ERROR)):
+        if not (self.to_stderr and self._verbosity):
             tell(verb, error)
 
     def close(self) -> None:

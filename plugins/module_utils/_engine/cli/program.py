@@ -11,15 +11,15 @@ import sys
 from contextlib import suppress
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ..errors import EngineError, ImagesError, UsageError
 from ..version import VERSION
-from .command import DEPRECATED_STATUS, DEPRECATED_VERBS, SUPPORTED_VERBS, UNSUPPORTED_VERBS
-from .usage import SUMMARY, help_text
+from .command import DEPRECATED_STATUS, DEPRECATED_VERBS, IMAGE_VERBS, SUPPORTED_VERBS, UNSUPPORTED_VERBS
 
 if TYPE_CHECKING:
     from .line_log import LineLog
+    from .session import Session
     from .settings import Settings
 
 _FAILED = 1
@@ -42,9 +42,13 @@ def main(argv: Sequence[str]) -> int:
     """Run the command line ARGV, its first word the program's own path, and return the exit status."""
     arguments = argv[1:]
     if "--help" in arguments or "-h" in arguments:
+        from .usage import help_text
+
         sys.stdout.write(f"{help_text()}\n")
         return 0
     if not arguments:
+        from .usage import SUMMARY
+
         sys.stdout.write(f"{SUMMARY}\n")
         return _FAILED
     from .line_log import tell
@@ -92,14 +96,14 @@ def _run(verb: str, settings: Settings, argv: Sequence[str]) -> int:
     from .interpreter import require_packages
     from .line_log import open_log
 
-    require_packages(argv)
+    require_packages(argv, images_only=verb in IMAGE_VERBS)
     for descriptor in settings.close:
         with suppress(OSError):
             os.close(descriptor)
     images_dir, work_dir = _enter(settings)
     log = open_log(settings.log_file, settings.verbosity)
-    log.logger.info("Version: %s", VERSION)
-    log.logger.info("Running on %s", " ".join(os.uname()))
+    log.note("Version: %s", VERSION)
+    log.note("Running on %s", " ".join(os.uname()))
     try:
         return _attempt(verb, settings, images_dir, work_dir, log)
     except (EngineError, OSError) as error:
@@ -135,17 +139,27 @@ def _enter(settings: Settings) -> tuple[str, str]:
 
 def _attempt(verb: str, settings: Settings, images_dir: str, work_dir: str, log: LineLog) -> int:
     """Run VERB so that SIGTERM and SIGINT let it clean up."""
-    from .verbs import VERBS, Session
+    from .session import Session
 
     previous = signal.signal(signal.SIGTERM, _interrupt)
     try:
-        return VERBS[verb](Session(settings, images_dir, work_dir, log))
+        return _work_of(verb)(Session(settings, images_dir, work_dir, log))
     except KeyboardInterrupt as interrupt:
         signum = signal.Signals(interrupt.args[0] if interrupt.args else signal.SIGINT)
         log.fail(verb, f"ended by {signum.name}")
         return _SIGNALLED + signum
     finally:
         signal.signal(signal.SIGTERM, previous)
+
+
+def _work_of(verb: str) -> Callable[[Session], int]:
+    from .storage_verbs import STORAGE_VERBS
+
+    if verb in STORAGE_VERBS:
+        return STORAGE_VERBS[verb]
+    from .verbs import VERBS
+
+    return VERBS[verb]
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> NoReturn:

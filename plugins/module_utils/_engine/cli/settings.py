@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
-from typing import Any, Callable
+from typing import TYPE_CHECKING, Any, Callable
 from collections.abc import Mapping, Sequence
 
 from ..errors import UsageError
@@ -16,7 +16,9 @@ from .config_file import read_config
 from .getopt_long import parse
 from .option import HARMLESS, OPTIONAL, REFUSED, Given, Option
 from .option_table import OPTIONS
-from ..transfer.tls import CRIU_CERT, CRIU_KEY, TlsOptions
+
+if TYPE_CHECKING:
+    from ..transfer.tls import TlsOptions
 
 DEFAULT_VERBOSITY = 2
 """CRIU's DEFAULT_LOGLEVEL: errors and warnings."""
@@ -67,8 +69,9 @@ class Settings:
     tls: bool = False
     tls_cacert: str = ""
     tls_cacrl: str = ""
-    tls_cert: str = CRIU_CERT
-    tls_key: str = CRIU_KEY
+    tls_cert: str = "/etc/pki/criu/cert.pem"
+    """CRIU's default, as is that of the key."""
+    tls_key: str = "/etc/pki/criu/private/key.pem"
     tls_no_cn_verify: bool = False
     tls_peer_cert: str = ""
     tls_peer_fingerprint: str = ""
@@ -103,6 +106,8 @@ class Settings:
 
 def tls_options(settings: Settings) -> TlsOptions | None:
     """Return what SETTINGS say about TLS, None for none."""
+    from ..transfer.tls import TlsOptions
+
     if not settings.tls:
         return None
     return TlsOptions(

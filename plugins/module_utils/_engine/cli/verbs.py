@@ -8,37 +8,20 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from dataclasses import dataclass
 from typing import Callable, NoReturn, Optional
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-from ..action_script import ActionScripts, ActionScriptError
+from ..action_script import ActionScriptError
 from ..errors import UsageError
-from ..options import DrillOptions, DumpOptions, Hook, PageServerOptions, RestoreOptions, no_hook
-from .line_log import LineLog
+from ..options import DrillOptions, DumpOptions, Hook, PageServerOptions, RestoreOptions
 from .pidfile import check_pidfile, with_pidfile
+from .session import Session, say, warn
 from .settings import Settings, tls_options
 from .stats import dump_stats, restore_stats
 from .status_fd import check_status_fd, report_ready
 
 _POST_DUMP_FAILED = 255
 """CRIU's exit status when a post-dump script fails: the low byte of -1 (cr_dump_finish in cr-dump.c)."""
-
-
-@dataclass(frozen=True)
-class Session:
-    """All that a verb works with. The current directory is the work dir."""
-
-    settings: Settings
-    images_dir: str
-    work_dir: str
-    log: LineLog
-
-    def hook(self) -> Hook:
-        """Return what runs the action scripts."""
-        if not self.settings.action_script:
-            return no_hook
-        return ActionScripts(self.settings.action_script, self.images_dir, self.log.logger, self.log.descriptor)
 
 
 def dump(session: Session) -> int:
@@ -53,9 +36,9 @@ def dump(session: Session) -> int:
             raise
         session.log.fail("dump", error)
         return _POST_DUMP_FAILED
-    _warn(session, result.warnings)
+    warn(session, result.warnings)
     if session.settings.display_stats:
-        _say(dump_stats(result))
+        say(dump_stats(result))
     _finish(session, options.hook, "Dumping finished successfully")
     return 0
 
@@ -66,9 +49,9 @@ def pre_dump(session: Session) -> int:
 
     options = _dump_options(session)
     result = pre_dump_tree(options, session.log.logger)
-    _warn(session, result.warnings)
+    warn(session, result.warnings)
     if session.settings.display_stats:
-        _say(dump_stats(result))
+        say(dump_stats(result))
     _finish(session, options.hook, "Pre-dumping finished successfully")
     return 0
 
@@ -152,9 +135,9 @@ def restore(session: Session) -> int:
         hook=hook,
     )
     result = restore_tree(options, session.log.logger)
-    _warn(session, result.warnings)
+    warn(session, result.warnings)
     if settings.display_stats:
-        _say(restore_stats(result))
+        say(restore_stats(result))
     _finish(session, hook, "Restore finished successfully. Tasks resumed.")
     if command:
         _become(command)
@@ -211,10 +194,10 @@ def receive(session: Session) -> int:
     settings = session.settings
     hook = with_pidfile(session.hook(), settings.pidfile)
     check_pidfile(settings.pidfile)
-    result = receive_tree(settings, hook, session.log.logger, _say)
+    result = receive_tree(settings, hook, session.log.logger, say)
     if result is None:
         return 0
-    _warn(session, result.warnings)
+    warn(session, result.warnings)
     session.log.logger.info("Restore finished successfully. Tasks resumed.")
     if not settings.restore_detached:
         _wait_for_children()
@@ -227,7 +210,7 @@ def migrate(session: Session) -> int:
 
     check_status_fd(session.settings.status_fd)
     hook = session.hook()
-    migrate_tree(session.settings, hook, session.log.logger, _say)
+    migrate_tree(session.settings, hook, session.log.logger, say)
     _finish(session, hook, "Migration finished successfully")
     return 0
 
@@ -239,7 +222,7 @@ def drill(session: Session) -> int:
     settings = session.settings
     options = DrillOptions(session.images_dir, settings.operands[1:], settings.timeout, settings.file_validation)
     result = drill_images(options, session.log.logger)
-    _warn(session, result.warnings)
+    warn(session, result.warnings)
     sys.stdout.write(result.stdout)
     sys.stderr.write(result.stderr)
     if not result.good:
@@ -247,62 +230,6 @@ def drill(session: Session) -> int:
         return 1
     session.log.logger.info("Drill finished successfully: processes %s were restored", ", ".join(map(str, result.pids)))
     return 0
-
-
-def dedup(session: Session) -> int:
-    """Free in the parents of the images dir what it replaces."""
-    from ..dedup import dedup as dedup_images
-
-    result = dedup_images(session.images_dir, keep_restorable=session.settings.keep_restorable)
-    _warn(session, result.warnings)
-    for parent in result.punched:
-        session.log.logger.info("%s cannot be restored by itself any more", parent)
-    session.log.logger.info("Deduplicated: %d pages, %d bytes freed", result.pages_punched, result.bytes_freed)
-    return 0
-
-
-def squash(session: Session) -> int:
-    """Let the dump in the images dir hold all its pages itself."""
-    from ..squash import squash as squash_images
-
-    result = squash_images(session.images_dir, session.settings.keep_parents)
-    _warn(session, result.warnings)
-    for parent in result.removed:
-        session.log.logger.info("%s was removed", parent)
-    session.log.logger.info("Squashed: %d pages merged, %d bytes freed", result.pages_merged, result.bytes_freed)
-    return 0
-
-
-def prune(session: Session) -> int:
-    """Remove the dumps in the images dir that no rule keeps."""
-    from ..chains.retention import Rule
-    from ..prune import prune as prune_images
-
-    settings = session.settings
-    rule = Rule(settings.keep_last, settings.keep_hourly, settings.keep_daily, settings.keep_weekly, settings.keep_within)
-    result = prune_images(session.images_dir, rule, check=settings.dry_run)
-    _warn(session, result.warnings)
-    for kept in result.kept:
-        anew = f", made anew on top of {kept.onto or 'none'}" if kept.squashed else ""
-        _say(f"keep {kept.path} ({', '.join(kept.reasons) or 'needed'}{anew})")
-    for path in result.removed:
-        _say(f"remove {path}")
-    _say(f"{result.bytes_freed} bytes {'would be ' if settings.dry_run else ''}freed")
-    return 0
-
-
-def verify(session: Session) -> int:
-    """Tell all that is wrong with the dump in the images dir and with its parents."""
-    from ..verify import verify as verify_images
-
-    result = verify_images(session.images_dir)
-    for fault in result.faults:
-        session.log.fail("verify", fault.why)
-    for dump in result.dumps:
-        if not dump.checksums and dump.sound:
-            _warn(session, [f"{dump.path} has no checksums: its form is right, its pages could not be checked"])
-    _say(f"{len(result.dumps)} dumps, {result.bytes_read} bytes of pages, {len(result.faults)} faults")
-    return 0 if result.sound else 1
 
 
 def check(session: Session) -> int:
@@ -314,7 +241,7 @@ def check(session: Session) -> int:
     if settings.feature:
         for feature in features:
             if feature.ok:
-                _say(f"{feature.name} is supported")
+                say(f"{feature.name} is supported")
             else:
                 session.log.fail("check", f"{feature.name} is not supported: {feature.detail}")
         return 0 if all(feature.ok for feature in features) else 1
@@ -323,22 +250,12 @@ def check(session: Session) -> int:
     for feature in lacking:
         session.log.fail("check", f"{feature.name} is missing: {feature.detail}")
     if any(feature.category == "required" for feature in lacking):
-        _say("Does not look good.")
+        say("Does not look good.")
     elif lacking:
-        _say("Looks good, but some trees may need what is missing.")
+        say("Looks good, but some trees may need what is missing.")
     else:
-        _say("Looks good.")
+        say("Looks good.")
     return 1 if lacking else 0
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
-
-
-def _warn(session: Session, warnings: Sequence[str]) -> None:
-    for warning in warnings:
-        session.log.logger.warning("%s", warning)
 
 
 def _finish(session: Session, hook: Hook, message: str) -> None:
@@ -354,10 +271,6 @@ VERBS: Mapping[str, Callable[[Session], int]] = {
     "pre-dump": pre_dump,
     "restore": restore,
     "drill": drill,
-    "dedup": dedup,
-    "squash": squash,
-    "prune": prune,
-    "verify": verify,
     "page-server": page_server,
     "migrate": migrate,
     "receive": receive,

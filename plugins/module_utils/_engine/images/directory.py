@@ -13,7 +13,6 @@ import errno
 import fcntl
 import os
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime, timezone
 from types import TracebackType
@@ -60,6 +59,12 @@ def is_dump_file(name: str) -> bool:
     """Return whether NAME is that of a file that belongs to a dump, whole or half."""
     name = name.removesuffix(PARTIAL)
     return name.endswith(SUFFIX) or name in (PARENT, FILE_NAME, RECEIVED_NAME, "stats-dump")
+
+
+def parent_link(path: str) -> str:
+    """Return the directory that the dump in PATH, finished or not, counts on; empty when it is a full one."""
+    link = os.path.join(path, PARENT)
+    return os.path.realpath(link) if os.path.lexists(link) else ""
 
 
 class DumpDirectory:
@@ -131,6 +136,8 @@ class DumpDirectory:
         PAGES holds the records of the pages files whose checksums were taken already, by file name; the others are taken here.
         Returns the manifest as written. Raises ImagesError; then this is no dump.
         """
+        from concurrent.futures import ThreadPoolExecutor
+
         algorithm = manifest.algorithm or fastest()
         self.images.write("inventory", [inventory], suffix=PARTIAL)
         checksummer = Checksummer(algorithm)

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
 from ..errors import ImagesError
-from . import schema
 from .fault import faults
 from .magic import SUFFIX, Kind, find_kind, kind_of
 from .payload import NO_PAYLOAD, PAYLOADS, ipc_messages
@@ -178,6 +177,8 @@ def _payload(source: Source, name: str, message: Any) -> bytes:
 
 
 def _parse(name: str, encoded: bytes, path: str, offset: int) -> Any:
+    from . import schema
+
     message = schema.message(name)()
     fill(message, encoded, path, offset)
     return message

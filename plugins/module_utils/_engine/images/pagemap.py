@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ..errors import ImagesError
-from . import schema
 from .image import ImagesDir, fill
 from .magic import SUFFIX
 
@@ -68,7 +67,7 @@ def write_pagemap(images: ImagesDir, name: str, pagemap: Pagemap) -> None:
 
 def write_runs(images: ImagesDir, name: str, pages_id: int, runs: Iterable[Run], suffix: str = "") -> None:
     """Write image NAME, SUFFIX added to its file name, from RUNS, which may be too many to be held at once. Raises ImagesError."""
-    images.write(name, _with_head(schema.message("pagemap_head")(pages_id=pages_id), runs), suffix)
+    images.write(name, _with_head(_message("pagemap_head")(pages_id=pages_id), runs), suffix)
 
 
 def read_pagemap(images: ImagesDir, name: str) -> Pagemap:
@@ -85,7 +84,7 @@ def pages_id(images: ImagesDir, name: str) -> int:
     usual = _HEAD.fullmatch(encoded)
     if usual is not None:
         return _number(usual[1]) & 0xFFFFFFFF
-    head = schema.message("pagemap_head")()
+    head = _message("pagemap_head")()
     fill(head, encoded, images.file(name), offset)
     return int(head.pages_id)
 
@@ -121,10 +120,16 @@ def pages_path(images_dir: str, number: int) -> str:
     return os.path.join(images_dir, f"pages-{number}{SUFFIX}")
 
 
+def _message(name: str) -> Any:
+    from . import schema
+
+    return schema.message(name)
+
+
 def _with_head(head: Any, runs: Iterable[Run]) -> Iterator[Any]:
     """Yield HEAD and an entry for each of RUNS, which is the same object each time."""
     yield head
-    entry = schema.message("pagemap_entry")()  # one for all: there may be a million
+    entry = _message("pagemap_entry")()  # one for all: there may be a million
     for run in runs:
         entry.flags = PE_PARENT if run.in_parent else PE_PRESENT
         for done in range(0, run.pages, MAX_RUN):
@@ -135,7 +140,7 @@ def _with_head(head: Any, runs: Iterable[Run]) -> Iterator[Any]:
 
 def _unusual(encoded: bytes, path: str, offset: int) -> Run:
     """Return the run of an entry of any form; CRIU before 2.4 wrote in_parent and no flags, before 4.2 no nr_pages."""
-    entry = schema.message("pagemap_entry")()
+    entry = _message("pagemap_entry")()
     fill(entry, encoded, path, offset - len(encoded))
     flags = entry.flags
     if entry.in_parent:

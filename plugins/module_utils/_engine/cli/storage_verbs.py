@@ -1,0 +1,74 @@
+# Copyright (c) 2026, Stillframe contributors
+# GNU General Public License v2.0 or later, so v3.0 too (see LICENSES/GPL-2.0-or-later.txt)
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The verbs that work on images alone, apart from those on processes: what these import is no small part of the time that dedup takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from .session import Session, say, warn
+
+
+def dedup(session: Session) -> int:
+    """Free in the parents of the images dir what it replaces."""
+    from ..dedup import dedup as dedup_images
+
+    result = dedup_images(session.images_dir, keep_restorable=session.settings.keep_restorable)
+    warn(session, result.warnings)
+    for parent in result.punched:
+        session.log.note("%s cannot be restored by itself any more", parent)
+    session.log.note("Deduplicated: %d pages, %d bytes freed", result.pages_punched, result.bytes_freed)
+    return 0
+
+
+def squash(session: Session) -> int:
+    """Let the dump in the images dir hold all its pages itself."""
+    from ..squash import squash as squash_images
+
+    result = squash_images(session.images_dir, session.settings.keep_parents)
+    warn(session, result.warnings)
+    for parent in result.removed:
+        session.log.logger.info("%s was removed", parent)
+    session.log.logger.info("Squashed: %d pages merged, %d bytes freed", result.pages_merged, result.bytes_freed)
+    return 0
+
+
+def prune(session: Session) -> int:
+    """Remove the dumps in the images dir that no rule keeps."""
+    from ..chains.retention import Rule
+    from ..prune import prune as prune_images
+
+    settings = session.settings
+    rule = Rule(settings.keep_last, settings.keep_hourly, settings.keep_daily, settings.keep_weekly, settings.keep_within)
+    result = prune_images(session.images_dir, rule, check=settings.dry_run)
+    warn(session, result.warnings)
+    for kept in result.kept:
+        anew = f", made anew on top of {kept.onto or 'none'}" if kept.squashed else ""
+        say(f"keep {kept.path} ({', '.join(kept.reasons) or 'needed'}{anew})")
+    for path in result.removed:
+        say(f"remove {path}")
+    say(f"{result.bytes_freed} bytes {'would be ' if settings.dry_run else ''}freed")
+    return 0
+
+
+def verify(session: Session) -> int:
+    """Tell all that is wrong with the dump in the images dir and with its parents."""
+    from ..verify import verify as verify_images
+
+    result = verify_images(session.images_dir)
+    for fault in result.faults:
+        session.log.fail("verify", fault.why)
+    for dump in result.dumps:
+        if not dump.checksums and dump.sound:
+            warn(session, [f"{dump.path} has no checksums: its form is right, its pages could not be checked"])
+    say(f"{len(result.dumps)} dumps, {result.bytes_read} bytes of pages, {len(result.faults)} faults")
+    return 0 if result.sound else 1
+
+
+STORAGE_VERBS: Mapping[str, Callable[[Session], int]] = {
+    "dedup": dedup,
+    "squash": squash,
+    "prune": prune,
+    "verify": verify,
+}
