@@ -57,7 +57,7 @@ def test_inherited_descriptors_survive_that() -> None:
 
 
 def test_without_any_such_interpreter_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(interpreter, "missing_packages", lambda: ("protobuf", "python-ptrace"))
+    monkeypatch.setattr(interpreter, "missing_packages", lambda images_only=False: ("protobuf", "python-ptrace"))
     monkeypatch.setattr(interpreter, "_capable", lambda environment: None)
     with pytest.raises(UsageError, match="packages protobuf and python-ptrace cannot be imported by .*; run `make venv`, or install"):
         interpreter.require_packages(["stillframe"])
@@ -65,7 +65,7 @@ def test_without_any_such_interpreter_it_says_what_to_do(monkeypatch: pytest.Mon
 
 def test_it_goes_on_elsewhere_only_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STILLFRAME_REEXECUTED", "1")
-    monkeypatch.setattr(interpreter, "missing_packages", lambda: ("protobuf",))
+    monkeypatch.setattr(interpreter, "missing_packages", lambda images_only=False: ("protobuf",))
     monkeypatch.setattr(interpreter, "_capable", lambda environment: "/bin/false")
     with pytest.raises(UsageError, match="package protobuf cannot be imported"):
         interpreter.require_packages(["stillframe"])
