@@ -38,7 +38,9 @@ lint: venv
 	$(BIN)/nox --session lint sanity
 
 bench: venv
+	@command -v rsync >/dev/null || .ci/apt-install rsync
 	$(BIN)/python tests/bench
+	$(BIN)/python tests/bench/gap.py
 
 docs: venv
 	$(BIN)/nox --session docs

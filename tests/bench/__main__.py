@@ -25,6 +25,7 @@ from typing import Optional
 sys.path.insert(0, str(Path(__file__).parent))
 import subject  # noqa: E402
 from command import Cost, run  # noqa: E402
+from criu import find_criu  # noqa: E402
 from subject import Subject  # noqa: E402
 from table import Row, as_dicts, evaluate, render  # noqa: E402
 
@@ -155,14 +156,6 @@ class Bench:
         return images
 
 
-def find_criu() -> Optional[str]:
-    """Return a CRIU that works on this kernel."""
-    for path in (os.environ.get("STILLFRAME_CRIU"), str(ROOT / ".cache" / "criu" / "criu"), shutil.which("criu")):
-        if path and os.access(path, os.X_OK) and subprocess.run([path, "check"], capture_output=True, check=False).returncode == 0:
-            return path
-    return None
-
-
 def main() -> int:
     """Run the benchmark; the exit status tells only whether it could be run."""
     parser = argparse.ArgumentParser(prog="bench", description="Time the engine, side by side with CRIU.")
@@ -174,7 +167,7 @@ def main() -> int:
     if os.geteuid():
         parser.error("run it as root")
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    criu = find_criu()
+    criu = find_criu(ROOT)
     print(f"A process of {options.mib} MiB, images in {options.folder}, medians of {options.rounds} rounds, {os.cpu_count()} processors.")
     print(f"CRIU: {criu or 'none that works here; set STILLFRAME_CRIU, or fetch one by tests/interop/get-criu .cache/criu'}")
     with tempfile.TemporaryDirectory(prefix="stillframe-bench-", dir=options.folder) as folder:

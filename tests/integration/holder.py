@@ -63,6 +63,7 @@ def dump(holder: Holder, images: Path, **options: object) -> tuple[ImagesDir, Fi
     with FilesDump(DumpOptions(tree=holder.pid, images_dir=str(images), **options)) as files:  # type: ignore[arg-type]
         assert files.preflight([holder.pid]) == []
         files.collect([holder.pid])
+        files.collect_late()
         files.write(directory)
     return directory, files
 

@@ -174,6 +174,7 @@ def test_what_cannot_be_carried_is_refused(tmp_path: Path, kind: str, name: str,
         assert why in obstacles[0].why and remedy in obstacles[0].remedy
         with pytest.raises(UnsupportedError, match="fd"):
             files.collect([holder.pid])
+            files.collect_late()
 
 
 def test_namespaces_of_the_tree_are_carried(tmp_path: Path) -> None:

@@ -60,6 +60,7 @@ def test_few_copies_are_enough_to_look_at_many_files() -> None:
 def test_one_copy_is_enough_for_many_descriptors_of_one_file(tmp_path: Path) -> None:
     with running(*python(SHARED)) as process, little_room(), look(process.pid, str(tmp_path)) as files:
         files.collect([process.pid])
+        files.collect_late()
         files.write(ImagesDir(str(tmp_path)))
 
 

@@ -50,6 +50,7 @@ def test_tables_and_descriptions_are_shared_as_they_were(tmp_path: Path) -> None
         files = stack.enter_context(FilesDump(DumpOptions(tree=holder.pid, images_dir="")))
         assert files.preflight(pids) == []
         files.collect(pids)
+        files.collect_late()
         files.write(images)
         parent, child, sharing = (files.files_id(pid) for pid in pids)
         assert parent == sharing != child
@@ -94,6 +95,7 @@ def test_mapped_files_have_one_id_and_their_build_id(tmp_path: Path) -> None:
     (tmp_path / "plain").write_bytes(b"x" * 10000)
     with holding("special", tmp_path / "state") as holder, FilesDump(DumpOptions(tree=holder.pid, images_dir="")) as files:
         files.collect([holder.pid])
+        files.collect_late()
         executable = os.open(library, os.O_RDONLY)
         plain, writable = os.open(tmp_path / "plain", os.O_RDONLY), os.open(tmp_path / "plain", os.O_RDWR)
         first = files.add_open(executable, library)
@@ -121,6 +123,7 @@ def test_another_build_of_a_mapped_file_is_an_obstacle(tmp_path: Path) -> None:
     copy.write_bytes(Path(sys.executable).read_bytes())
     with holding("special", tmp_path / "state") as holder, FilesDump(DumpOptions(tree=holder.pid, images_dir="")) as files:
         files.collect([holder.pid])
+        files.collect_late()
         fd = os.open(copy, os.O_RDONLY)
         files.add_open(fd, str(copy))
         expected = build_id(fd)
@@ -150,6 +153,7 @@ def test_directories_and_umask(tmp_path: Path) -> None:
     images = images_in(tmp_path / "images")
     with holding("special", tmp_path / "state") as holder, FilesDump(DumpOptions(tree=holder.pid, images_dir="")) as files:
         files.collect([holder.pid])
+        files.collect_late()
         entry = dump_fs(holder.pid, files)
         assert entry.umask == read_umask(holder.pid) == read_umask(os.getpid())
         files.write(images)
@@ -173,6 +177,7 @@ def test_sockets_and_pipes_go_to_the_user_of_the_task(tmp_path: Path) -> None:
     images = images_in(tmp_path / "images")
     with holding("pipe,udp", tmp_path / "state") as holder, FilesDump(DumpOptions(tree=holder.pid, images_dir="")) as files:
         files.collect([holder.pid])
+        files.collect_late()
         files.write(images)
     core = message("core_entry")()
     core.mtype = 1

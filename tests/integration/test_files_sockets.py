@@ -165,6 +165,7 @@ def test_an_epoll_instance_watches_what_another_process_has_open(tmp_path: Path)
         images = ImagesDir(str(tmp_path))
         with FilesDump(DumpOptions(tree=holder.pid, images_dir="")) as files:
             files.collect([holder.pid, holder.fds["child"]])
+            files.collect_late()
             files.write(images)
         holder.end()
     with restored(images, holder.fds) as found:
@@ -180,6 +181,7 @@ def test_ext_unix_sk_connects_to_the_name_again(tmp_path: Path) -> None:
         ours = frozenset({(holder.pid, holder.fds["stream"])})
         with FilesDump(DumpOptions(tree=holder.pid, images_dir="", ext_unix_sk=True), ours) as files:
             files.collect([holder.pid])
+            files.collect_late()
             (tmp_path / "images").mkdir()
             images = ImagesDir(str(tmp_path / "images"))
             files.write(images)

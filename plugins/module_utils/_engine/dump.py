@@ -102,6 +102,7 @@ def dump(options: DumpOptions, log: logging.Logger) -> DumpResult:
             ended = [zombies.read(pid) for pid in tree.zombies]
             hierarchy = pstree.read_tree(tree.pids + tree.zombies)
             memory.take(tree, files.memory_objects() + segments.objects())
+            files.collect_late()
             require_quiet(tasks)
             clock.mark("taken")
             if options.leave_running and options.hook is no_hook:
@@ -197,7 +198,7 @@ def _obstacles_of(options: DumpOptions, pids: Sequence[int], trackers: Trackers)
 
 
 def collect(work: Work, tree: FrozenTree) -> List[TaskImages]:
-    """Read what changes, in the stop. Raises UnsupportedError when something came up that cannot be carried."""
+    """Read what changes, in the stop, but for late files. Raises UnsupportedError when something came up that cannot be carried."""
     work.mounts.collect(tree.pids)
     work.files.collect(tree.pids)
     collected = [_collect_task(work, task) for task in tree.tasks]

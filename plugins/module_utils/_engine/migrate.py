@@ -14,6 +14,7 @@ import logging
 import os
 import signal
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from functools import partial
 from typing import List, Optional, Sequence
@@ -26,6 +27,7 @@ from .images.directory import DumpDirectory
 from .images.manifest import PRE_DUMP
 from .images.schema import message
 from .kernel import procfs
+from .kernel.urgency import urgent
 from .options import Connect, DumpOptions, MigrateOptions
 from .resources import pstree, sharing, zombies
 from .resources.files.dump import FilesDump
@@ -126,7 +128,7 @@ class _Move:
         os.mkdir(options.images_dir)
         pids = check_target(options.tree)
         with ExitStack() as stack:
-            directory = stack.enter_context(DumpDirectory(options.images_dir))
+            directory = stack.enter_context(DumpDirectory(options.images_dir, lasting=False))
             trackers = stack.enter_context(Trackers(options, self._sent, self._log))
             dumping.refuse(options, pids, trackers)
             trackers.prepare(pids)
@@ -158,16 +160,15 @@ class _Move:
         os.mkdir(options.images_dir)
         pids = check_target(options.tree)
         with ExitStack() as stack:
-            directory = stack.enter_context(DumpDirectory(options.images_dir))
-            trackers = stack.enter_context(Trackers(options, self._sent, self._log))
+            directory = stack.enter_context(DumpDirectory(options.images_dir, lasting=False))
+            trackers = stack.enter_context(Trackers(options, self._sent, self._log, assumes=True))
             dumping.refuse(options, pids, trackers)
             trackers.prepare(pids)
             memory = stack.enter_context(MemoryDump(options, directory, self._sent, self._log))
             self._hook("pre-freeze")
             clock.mark("freezing")
-            with FrozenTree(options.tree, options.timeout) as tree:
+            with urgent(), FrozenTree(options.tree, options.timeout) as tree:
                 clock.mark("frozen")
-                self._hook("post-freeze")
                 files = stack.enter_context(FilesDump(options, trackers.own_descriptors(tree.pids)))
                 mounts, segments = stack.enter_context(MountsDump(options)), stack.enter_context(SysvDump())
                 common = dumping.common_tables(options)
@@ -177,12 +178,17 @@ class _Move:
                 hierarchy = pstree.read_tree(tree.pids + tree.zombies)
                 clock.mark("scanned")
                 memory.take(tree, files.memory_objects() + segments.objects())
-                memory.finish()
-                manifest = dumping.write(work, tasks, ended, hierarchy, fs_ids)
-                clock.mark("written")
-                send_images(self._link, options.images_dir)
+                memory.finish(confirmed=False)
+                files.collect_late()
+                with ThreadPoolExecutor(1) as beside:  # the address is not needed here any more, nor there before all is sent
+                    given = beside.submit(self._hook, "post-freeze")
+                    manifest = dumping.write(work, tasks, ended, hierarchy, fs_ids)
+                    clock.mark("written")
+                    send_images(self._link, options.images_dir)
+                    given.result()
                 self._link.send(FINAL)
                 clock.mark("sent")
+                memory.confirm()
                 self._link.expect(READY)
                 clock.mark("ready")
                 waits = (self._options.link_timeout, self._options.decision_timeout)

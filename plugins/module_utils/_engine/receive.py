@@ -17,6 +17,7 @@ from typing import Any, Optional
 from .clock import Clock
 from .errors import EngineError, MoveError
 from .images.schema import message
+from .kernel.urgency import urgent
 from .options import Connect, ReceiveTreeOptions, RestoreOptions
 from .restore import restore
 from .results import ReceiveTreeResult, RestoreResult
@@ -106,8 +107,9 @@ class _Move:
                 message("core_entry")  # builds the whole schema, once: not in the stop
                 with Incoming(directory) as incoming:
                     self._take(incoming)
-                self._options.hook("pre-restore", {})  # before it is looked whether the tree's addresses are here
-                result = restore(self._restore_options(directory), self._log, self._ground)
+                with urgent():
+                    self._options.hook("pre-restore", {})  # before it is looked whether the tree's addresses are here
+                    result = restore(self._restore_options(directory), self._log, self._ground)
         except EngineError as error:
             self._give_up(error)
             raise

@@ -73,10 +73,12 @@ class DumpDirectory:
     The directory is locked (flock(2)) meanwhile, so that two dumps do not fill it together.
     """
 
-    def __init__(self, path: str, force: bool = False) -> None:
+    def __init__(self, path: str, force: bool = False, lasting: bool = True) -> None:
+        """LASTING: whether it is to outlive the machine's power; one in memory cannot."""
         self.path = path
         self.images = ImagesDir(path)
         self._force = force
+        self._lasting = lasting
         self._lock = -1
         self._committed = False
 
@@ -148,9 +150,10 @@ class DumpDirectory:
             images={name.removesuffix(PARTIAL): self._image(name, checksummer) for name in self._image_names()},
             pages={name: (pages or {}).get(name) or self._pages(name, checksummer) for name in self._pages_names()},
         )
-        with ThreadPoolExecutor(_SYNCERS) as pool:  # side by side: the filesystem writes its journal once for many files
-            for _done in pool.map(_sync, [os.path.join(self.path, name) for name in dump_files(self.path) if name != PARENT]):
-                pass
+        if self._lasting:
+            with ThreadPoolExecutor(_SYNCERS) as pool:  # side by side: the filesystem writes its journal once for many files
+                for _done in pool.map(_sync, [os.path.join(self.path, name) for name in dump_files(self.path) if name != PARENT]):
+                    pass
         write_manifest(self.path, manifest)
         inventory_path = os.path.join(self.path, INVENTORY)
         with faults("commit", self.path):

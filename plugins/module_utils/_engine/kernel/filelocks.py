@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import struct
 from dataclasses import dataclass
@@ -60,8 +61,19 @@ def parse(line: str) -> FileLock | None:
     return FileLock(words[1], words[2], _TYPES[words[3]], int(words[4]), (int(major, 16), int(minor, 16)), int(inode), start, length)
 
 
+def holds_lease(fd: int) -> bool:
+    """Tell whether the open file of our descriptor FD holds a lease; one for writing is the only open file of its inode."""
+    try:
+        return fcntl.fcntl(fd, fcntl.F_GETLEASE) != fcntl.F_UNLCK
+    except OSError:
+        return False  # an O_PATH descriptor
+
+
 def all_locks() -> list[FileLock]:
-    """Return the locks that are held on this machine, as far as our PID namespace shows them."""
+    """Return the locks that are held on this machine, as far as our PID namespace shows them.
+
+    To read them makes the kernel wait for all processors (percpu_down_write), 10 ms and more.
+    """
     with open("/proc/locks", encoding="ascii") as file:
         return [lock for lock in map(parse, file) if lock is not None]
 

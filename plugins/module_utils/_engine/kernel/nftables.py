@@ -8,6 +8,7 @@ Facts: linux/netfilter/nfnetlink.h, nf_tables.h (NFT_TABLE_F_OWNER: Linux 5.12),
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import struct
@@ -20,7 +21,8 @@ NETLINK_NETFILTER = 12
 NLM_F_ACK, NLM_F_EXCL, NLM_F_CREATE, NLM_F_APPEND = 0x4, 0x200, 0x400, 0x800
 NFNL_MSG_BATCH_BEGIN, NFNL_MSG_BATCH_END = 0x10, 0x11
 NFNL_SUBSYS_NFTABLES = 10
-NFT_MSG_NEWTABLE, NFT_MSG_DELTABLE, NFT_MSG_NEWCHAIN, NFT_MSG_NEWRULE, NFT_MSG_NEWSET, NFT_MSG_NEWSETELEM = 0, 2, 3, 6, 9, 12
+NFT_MSG_NEWTABLE, NFT_MSG_GETTABLE, NFT_MSG_DELTABLE = 0, 1, 2
+NFT_MSG_NEWCHAIN, NFT_MSG_NEWRULE, NFT_MSG_NEWSET, NFT_MSG_NEWSETELEM = 3, 6, 9, 12
 NFPROTO_INET, NFPROTO_IPV4, NFPROTO_IPV6 = 1, 2, 10
 NF_DROP, NF_ACCEPT = 0, 1
 NF_INET_LOCAL_IN, NF_INET_LOCAL_OUT = 1, 3
@@ -86,12 +88,38 @@ class Nftables:
         if self._netlink:
             self._netlink.close()
 
+    def detach(self) -> int:
+        """Return the descriptor of the socket, which is the caller's to close from now on."""
+        netlink, self._netlink = self._socket, None
+        return netlink.detach()
+
+    @property
+    def _socket(self) -> socket.socket:
+        if self._netlink is None:
+            raise ValueError("nf_tables was not opened")
+        return self._netlink
+
     def drop(self, table: str, flows: Iterable[Flow], owned: bool) -> None:
         """Make TABLE, which drops FLOWS; OWNED: for as long as this socket is open. OSError when that is not possible, or it exists."""
         self._batch(list(_table(table, flows, owned)))
 
+    def has(self, table: str) -> bool:
+        """Tell whether there is TABLE. OSError when the kernel does not say so to us."""
+        self._socket.send(_message(NFT_MSG_GETTABLE, 0, _text(1, table)))
+        codes: list[int] = []
+        while not codes:  # the table itself comes before the answer
+            codes = list(_answers(self._socket.recv(_BUFFER)))
+        if codes[0] not in (0, errno.ENOENT):
+            raise OSError(codes[0], f"nf_tables: {os.strerror(codes[0])}")
+        return not codes[0]
+
     def delete(self, table: str) -> bool:
-        """Delete TABLE; tell whether there was one. OSError when it cannot be deleted."""
+        """Delete TABLE; tell whether there was one. OSError when it cannot be deleted.
+
+        It is asked for first: a batch that fails makes the kernel wait for all processors (synchronize_rcu), 10 ms and more.
+        """
+        if not self.has(table):
+            return False
         try:
             self._batch([_message(NFT_MSG_DELTABLE, 0, _text(1, table))])
         except FileNotFoundError:
@@ -100,9 +128,7 @@ class Nftables:
 
     def _batch(self, messages: Sequence[bytes]) -> None:
         """Have MESSAGES carried out, all or none. OSError as the kernel says."""
-        netlink = self._netlink
-        if netlink is None:
-            raise ValueError("nf_tables was not opened")
+        netlink = self._socket
         netlink.send(b"".join([_batch_mark(NFNL_MSG_BATCH_BEGIN), *messages, _batch_mark(NFNL_MSG_BATCH_END)]))
         left, failure = len(messages), 0
         while left > 0 and not failure:

@@ -44,8 +44,10 @@ class Tracked:
 class Trackers:
     """The trackers of a tree during one dump. A context manager."""
 
-    def __init__(self, options: DumpOptions, parent: Optional[Chain], log: logging.Logger) -> None:
+    def __init__(self, options: DumpOptions, parent: Optional[Chain], log: logging.Logger, assumes: bool = False) -> None:
+        """ASSUMES: that VmFlags seen before the stop still hold may be confirmed later, as always when the tree goes on."""
         self._options = options
+        self._assumes = assumes or options.leave_running
         self._parent = parent
         self._log = log
         self._states: Dict[int, Optional[TrackingState]] = {}
@@ -106,6 +108,8 @@ class Trackers:
     def prepare(self, pids: Sequence[int]) -> None:
         """Do before the stop what need not be done in it: make the userfaultfds, register and protect the memory."""
         if self.arming != uffd_wp.NAME:
+            looked = [pid for pid in self._uffds if pid in self._looked]
+            self._surveyed.update((pid, [mapping.unregistered() for mapping in self._looked[pid]]) for pid in looked)
             return
         tidy()
         if any(pid not in self._uffds for pid in pids):
@@ -149,7 +153,7 @@ class Trackers:
         """Return the mappings of PID and how its memory is told; its claim is taken back if it is to be reset."""
         self.look([pid])
         telling = self._telling(pid)
-        known = survey_again(pid, self._surveyed[pid]) if self._options.leave_running and pid in self._surveyed else None
+        known = survey_again(pid, self._surveyed[pid]) if self._assumes and pid in self._surveyed else None
         mappings = known or survey(pid)
         if pid in self._uffds:
             self._uffds[pid].register(mappings)

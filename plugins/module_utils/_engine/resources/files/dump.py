@@ -68,8 +68,15 @@ class FilesDump:
         return found
 
     def collect(self, pids: Sequence[int]) -> None:
-        """Take everything that changes; PIDS stand still. UnsupportedError when something came up that cannot be carried."""
+        """Take everything that changes but what is late; PIDS stand still.
+
+        UnsupportedError when something came up that cannot be carried.
+        """
         self._opened().collect(pids)
+
+    def collect_late(self) -> None:
+        """Take the rest: what others outside may change until now, such as connections."""
+        self._opened().collect_late()
 
     def add_open(self, local_fd: int, path: str, flags: int = 0) -> int:
         """Return the file id of a file that a mapping or a task refers to; FLAGS as it is to be opened.
@@ -154,6 +161,7 @@ class _Collection:
         self._files: list[tuple[str, Entry]] = []
         self._tables: dict[int, list[Entry]] = {}
         self._opened: dict[tuple[int, int, int], int] = {}
+        self._late: list[OpenFile] = []
         self._last_id = 0
 
     def obstacles(self, pids: Sequence[int], stopped: bool = False) -> list[Obstacle]:
@@ -182,12 +190,22 @@ class _Collection:
             found = self.new_id()
             self._file_ids.update({file.key: found for file in shared})
         for shared in descriptions:
+            kind = self._kinds[shared[0].key]
+            if kind is not None and self._dump(kind).late:
+                self._late.append(shared[0])
+                continue
             self._collect_one(shared[0])
             self._survey.copies.drop()
         types = enum("fd_types")
         for table_id, table in enumerate(self._survey.tables, start=1):
             self.table_ids.update({pid: table_id for pid in table.pids})
             self._tables[table_id] = [self._fdinfo(file, types) for file in table.files]
+
+    def collect_late(self) -> None:
+        """Take what is late."""
+        for file in self._late:
+            self._collect_one(file)
+            self._survey.copies.drop()
         self._survey.close()
 
     def add_open(self, local: int, path: str, flags: int) -> int:

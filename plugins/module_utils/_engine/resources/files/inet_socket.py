@@ -80,6 +80,8 @@ def _tcp_info(sock: socket.socket) -> tuple[int, int, int]:
 class InetDump(KindDump):
     """Dumps internet sockets."""
 
+    late = True
+
     def __init__(self, context: DumpContext) -> None:
         super().__init__(context)
         self._connections = ConnectionsDump(context)

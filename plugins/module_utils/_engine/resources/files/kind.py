@@ -110,6 +110,9 @@ class DumpContext(Protocol):
 class KindDump:
     """The dumping half of a kind; one is made for each dump."""
 
+    late = False
+    """Whether it is collected after all else: what comes from outside until then is part of the dump."""
+
     def __init__(self, context: DumpContext) -> None:
         self.context = context
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from ...errors import Obstacle
 from ...images.image import ImagesDir
 from ...images.schema import enum, message
-from ...kernel.filelocks import LEASE, all_locks
+from ...kernel.filelocks import holds_lease
 from ..mounts.view import OUR_OWN, TreeView
 from .build_id import build_id, from_words, to_words
 from .ghost import GhostsDump, GhostsRestore, obstacle
@@ -151,10 +151,10 @@ class RegularDump(KindDump):
 
     def settle(self) -> None:
         """Add the build-ids to the entries; the tree may run by now."""
-        leases = [lock for lock in all_locks() if lock.kind == LEASE]
+        leased = {(status.st_dev, status.st_ino) for _entry, local, status in self._entries if holds_lease(local)}
         for entry, local, status in self._entries:
-            leased = any(lease.is_of(status) for lease in leases)  # opening it would break the lease
-            found = b"" if leased else _build_id_of(local, status)
+            broken = (status.st_dev, status.st_ino) in leased  # by opening it
+            found = b"" if broken else _build_id_of(local, status)
             entry.build_id.extend(to_words(found))
             if stat.S_ISREG(status.st_mode) and status.st_nlink and not process_of(entry.name):
                 self.facts.append(FileFact(entry.name, status.st_size, status.st_mtime_ns, found.hex(), status.st_mode))

@@ -42,6 +42,7 @@ class FilesRestore:
         self._warnings: dict[str, None] = {}
         self._entries: dict[str, dict[int, Entry]] | None = None
         self._tables: dict[int, list[Entry]] = {}
+        self._pids: list[int] | None = None
         self._restores: dict[str, KindRestore] = {}
         self._locks: LocksRestore | None = None
         self._committed = False
@@ -221,7 +222,9 @@ class FilesRestore:
 
     def pids(self) -> Sequence[int]:
         """Return the processes of the images."""
-        return [int(name[len(_IDS) :]) for name in self.images.names() if name.startswith(_IDS)]
+        if self._pids is None:
+            self._pids = [int(name[len(_IDS) :]) for name in self.images.names() if name.startswith(_IDS)]
+        return self._pids
 
     def tables(self) -> Mapping[int, Sequence[Entry]]:
         """Return the fdinfo entries of every descriptor table by its files_id."""

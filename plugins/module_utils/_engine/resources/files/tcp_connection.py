@@ -177,10 +177,10 @@ def _flow_of(local: int) -> Flow | None:
 
 
 def _check_kernel(pid: int, where: str) -> Iterator[Obstacle]:
-    """Refuse what the kernel does not let us do; no more is tried than to open a socket, and to delete a table that is not there."""
+    """Refuse what the kernel does not let us do; no more is tried than to open a socket, and to look for a table."""
     try:
         with Nftables() as nftables, socket.socket() as sock:
-            nftables.delete(f"stillframe-{os.getpid()}")
+            nftables.has(f"stillframe-{os.getpid()}")
             tcp_repair.set_repair(sock, tcp_repair.TCP_REPAIR_ON)
     except OSError as error:
         why = f"TCP connections need CAP_NET_ADMIN and nf_tables in the kernel ({error})"
@@ -277,7 +277,10 @@ class ConnectionsRestore:
         if self._locked:
             self._lift_lock()
             self._locked.clear()
-        self._unlock()
+        if self._nftables:
+            self._nftables.delete(f"stillframe-{os.getpid()}")
+            self._context.keep(self._nftables.detach())  # to close it now would wait for all processors (nft_rcv_nl_event)
+            self._nftables = None
         while self._built:
             local, entry = self._built.popitem()
             with borrowed(local) as sock:

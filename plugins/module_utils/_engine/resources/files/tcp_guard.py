@@ -20,6 +20,7 @@ from typing import Any
 from ...errors import KernelError
 from ...kernel import tcp_repair
 from ...kernel.nftables import Flow, Nftables
+from ...kernel.urgency import urgent
 from .socket_options import borrowed
 
 _TAKE, _KEEP = "take", "keep"
@@ -106,7 +107,7 @@ def _guard(end: int, flows: Sequence[Flow], sockets: Sequence[int]) -> None:
     """Serve requests until whoever started us closes his end, or dies."""
     _close_others({end, *sockets})
     pipe = Pipe(end)
-    with Nftables() as nftables:
+    with urgent(), Nftables() as nftables:
         served = _Served(nftables, sockets)
         _reply(pipe, lambda: nftables.drop(f"stillframe-{os.getpid()}", flows, owned=True))
         try:

@@ -265,9 +265,13 @@ class MemoryDump:
         self._sources = {task.pid: task.pid for task in self._tasks}
         self._write(tolerant=True)
 
-    def finish(self) -> None:
-        """Write what was not written in the stop; the tree may run. Raises ImagesError, TargetError."""
-        self._confirm()
+    def finish(self, confirmed: bool = True) -> None:
+        """Write what was not written in the stop; the tree may run. Raises ImagesError, TargetError.
+
+        CONFIRMED: unless `confirm` is called later.
+        """
+        if confirmed:
+            self.confirm()
         self._sort_out()
         if self.freeze == "snapshot":
             self._write(early=False)
@@ -276,7 +280,7 @@ class MemoryDump:
         for file in self._files.values():
             file.flush()
 
-    def _confirm(self) -> None:
+    def confirm(self) -> None:
         """Raise TargetError when what was assumed in the stop, to make it short, was not so."""
         for pid, mappings in self._assumed.items():
             source = self._sources.get(pid, pid)
