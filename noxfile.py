@@ -101,7 +101,7 @@ def sanity(session: nox.Session, core: str) -> None:
 @nox.parametrize("protobuf", PROTOBUFS, ids=["oldest", "newest"])
 def unit(session: nox.Session, protobuf: str) -> None:
     """Run the unit tests with each Python and protobuf that managed hosts may have."""
-    session.install("pytest", "python-ptrace==0.9.9", "xxhash", f"protobuf{protobuf}", silent=True)
+    session.install("pytest", "python-ptrace==0.9.9", "xxhash", "zstandard", f"protobuf{protobuf}", silent=True)
     session.run("python", "-m", "pytest", "tests/unit", *session.posargs)
 
 

@@ -57,6 +57,13 @@ options:
       - Bytes a second that are sent at most, V(0) for no limit.
     type: int
     default: 0
+  compress:
+    description:
+      - Whether memory is compressed on its way, by zstd. It needs the Python library C(zstandard) on both hosts, or Python 3.14.
+      - V(auto) tries it, and goes on with what is quicker, without it where a host has no such library. V(zstd) fails there.
+    type: str
+    choices: [none, zstd, auto]
+    default: none
   tracker:
     description:
       - What tells which memory has changed. Where nothing can, all of it is sent while the tree stands still.
@@ -239,6 +246,7 @@ ARGUMENTS: _argspecs.ArgumentSpec = {
     "max_downtime": {"type": "float", "default": 0.1},
     "max_rounds": {"type": "int", "default": 10},
     "bandwidth_limit": {"type": "int", "default": 0},
+    "compress": {"type": "str", "choices": ["none", "zstd", "auto"], "default": "none"},
     "tracker": {"type": "str", "choices": ["auto", "uffd_wp", "soft_dirty", "compare"], "default": "auto"},
     "skip_in_flight": {"type": "bool", "default": False},
     "timeout": {"type": "float", "default": 10},

@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from _engine.transfer import compression
 from _engine.transfer.tls import make_certificate
 
 import look
@@ -18,6 +20,15 @@ from victim import Lab, Victim, until
 
 _KEEN = {"max_downtime": 0.000001}
 """More rounds than one."""
+_ZEROS = """
+import mmap, pathlib, signal, sys
+area = mmap.mmap(-1, 64 << 20, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+for at in range(0, len(area), mmap.PAGESIZE):
+    area[at] = 1
+    area[at] = 0
+pathlib.Path(sys.argv[1]).touch()
+signal.pause()
+"""
 
 
 @pytest.fixture
@@ -84,6 +95,29 @@ def test_a_tree_that_changes_between_the_rounds_and_the_stop(lab: Lab, there: mo
     arrived = assert_moved(victim, there)
     if event == "fork":
         assert arrived.ask("end child") == "ok"
+
+
+@pytest.mark.skipif(not compression.available(), reason="no zstandard here")
+@pytest.mark.parametrize("how", ["zstd", "auto"])
+def test_memory_is_compressed_on_its_way(lab: Lab, there: moving.Host, how: str) -> None:
+    victim = lab.start("writer")
+    moved = moving.move(victim, there, options={**_KEEN, "compress": how})
+    first = moved["rounds"][0]
+    assert first["pages"] >= 2048 and (how == "auto" or first["bytes"] < first["pages"] * 4096 * 0.9), moved
+    assert_moved(victim, there)
+
+
+def test_pages_of_zeros_cost_next_to_nothing(lab: Lab, there: moving.Host) -> None:
+    victim = Victim(lab.folder, lab.spawn([sys.executable, "-c", _ZEROS, str(lab.folder / "ready")]).pid)
+    until((lab.folder / "ready").exists, "the program does not start")
+    moved = moving.move(victim, there)
+    assert moved["rounds"][0]["pages"] >= 16384 and moved["rounds"][0]["bytes"] < 32 << 20, moved
+    mapped = there.processes()[victim.pid]
+    areas = [line.split()[0].split("-") for line in Path(f"/proc/{mapped}/maps").read_text().splitlines()]
+    start, end = max(((int(one, 16), int(other, 16)) for one, other in areas), key=lambda area: area[1] - area[0])
+    with open(f"/proc/{mapped}/mem", "rb") as memory:
+        memory.seek(start)
+        assert end - start >= 64 << 20 and not any(memory.read(64 << 20))
 
 
 @pytest.mark.parametrize("program", ["memory", "threads", "shared_memory"])

@@ -109,7 +109,7 @@ class _Move:
 
     def run(self, pids: Sequence[int]) -> MigrateResult:
         """Move the tree. Raises EngineError."""
-        greet(self._link, self._session)
+        greet(self._link, self._session, self._options.compress)
         self._warnings += preflight.look(self._options, pids, self._link, self._log).there
         message("core_entry")  # builds the whole schema, once: not in the stop
         reason = UNTRACKED if armable(self._options.tracker) == NONE else ""

@@ -40,7 +40,7 @@ def plan(options: MigrateOptions, connect: Optional[Connect], log: logging.Logge
         except OSError as error:
             unreachable.append(Obstacle(0, "destination", f"it cannot be reached ({error})", "check address, port and certificates"))
         if link is not None:
-            greet(link, str(uuid.uuid4()), checking=True)
+            greet(link, str(uuid.uuid4()), options.compress, checking=True)
         here, there = preflight.look(options, pids, link, log, unreachable)
         if link is not None:
             rate, asked = preflight.measure(link), True

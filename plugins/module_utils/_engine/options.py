@@ -165,6 +165,8 @@ class MigrateOptions:
     max_rounds: int = 10
     bandwidth_limit: int = 0
     """Bytes a second; 0 for none."""
+    compress: str = "none"
+    """none, zstd, or auto: whichever is quicker."""
     tracker: str = "auto"
     """auto, uffd_wp, soft_dirty or compare."""
     shell_job: bool = False

@@ -22,7 +22,7 @@ from .options import Connect, ReceiveTreeOptions, RestoreOptions
 from .restore import restore
 from .results import ReceiveTreeResult, RestoreResult
 from .transfer import greeting, preflight
-from .transfer.codec import garbled, pack, unpack, unpack_areas, unpack_pages, unpack_shape
+from .transfer.codec import garbled, pack, unpack, unpack_areas, unpack_pages, unpack_shape, unpack_zeros
 from .transfer.decision import GONE, RUNS, WAITING, Record, identities, is_session, prune, state_here, write_down
 from .transfer.ground import Ground
 from .transfer.received import Incoming, PrivateDirectory
@@ -43,6 +43,7 @@ from .transfer.wire import (
     SETTLE,
     STATE,
     TREE,
+    ZEROS,
     Link,
 )
 
@@ -124,7 +125,7 @@ class _Move:
         kept = True
         while True:
             frame = self._link.receive()
-            if frame.kind in (PAGES, ROUND_END) and shape:  # all mappings are known now
+            if frame.kind in (PAGES, ZEROS, ROUND_END) and shape:  # all mappings are known now
                 if set(layouts) - {one.pid for one in shape}:
                     raise garbled()
                 kept = self._ground.follow(shape, layouts)
@@ -138,6 +139,8 @@ class _Move:
                 pid, pieces, data = unpack_pages(frame.body)
                 self._ground.write(pid, pieces, data)
                 self._bytes += len(data)
+            elif frame.kind == ZEROS:
+                self._ground.clear(*unpack_zeros(frame.body))
             elif frame.kind == ROUND_END:
                 self._ground.settle()
                 self._rounds += 1

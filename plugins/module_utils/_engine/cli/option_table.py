@@ -117,6 +117,14 @@ MIGRATE = (
     _supported("max-downtime", VALUE, "milliseconds that sending the rest may take in the stop (default: 100)", metavar="MS", ours=True),
     _supported("max-rounds", VALUE, "rounds at most before the stop (default: 10)", metavar="NUM", ours=True),
     _supported("bandwidth-limit", VALUE, "bytes a second; K, M or G may follow (default: no limit)", metavar="SIZE", ours=True),
+    _supported(
+        "compress",
+        VALUE,
+        "compress memory on its way: auto does so where that is quicker (default: none)",
+        metavar="HOW",
+        choices=("none", "zstd", "auto"),
+        ours=True,
+    ),
     _supported("settle", VALUE, "find out what became of a move that was left in doubt", metavar="SESSION", ours=True),
 )
 

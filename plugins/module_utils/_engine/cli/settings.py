@@ -78,6 +78,7 @@ class Settings:
     max_downtime: float = 0.1
     max_rounds: int = 10
     bandwidth_limit: int = 0
+    compress: str = "none"
     settle: str = ""
     shell_job: bool = False
     file_locks: bool = False

@@ -115,6 +115,14 @@ def unpack_pages(body: memoryview) -> tuple[int, list[tuple[int, int]], memoryvi
     return pid, pieces, body[start:]
 
 
+def unpack_zeros(body: memoryview) -> tuple[int, list[tuple[int, int]]]:
+    """Return the process and the pieces in BODY that have no content to be sent. Raises MoveError."""
+    pid, count = _head(body)
+    if len(body) != _PID.size + count * _PIECE.size:
+        raise garbled()
+    return pid, list(_PIECE.iter_unpack(body[_PID.size :]))
+
+
 def _head(body: memoryview) -> tuple[int, int]:
     if len(body) < _PID.size:
         raise garbled()

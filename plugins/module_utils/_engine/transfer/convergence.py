@@ -31,7 +31,7 @@ def enough(rounds: Sequence[RoundFigures], max_downtime: float, max_rounds: int)
 
 def expected_rest(rounds: Sequence[RoundFigures]) -> float:
     """Return the seconds that sending what was written to during the last of ROUNDS would take."""
-    last, biggest = rounds[-1], max(rounds, key=lambda one: one.bytes)
-    rate = biggest.bytes * _SECOND / max(biggest.time, 1)
+    last, biggest = rounds[-1], max(rounds, key=lambda one: one.pages)
+    rate = max(biggest.bytes, biggest.pages * PAGE_SIZE) * _SECOND / max(biggest.time, 1)  # bytes are fewer when compressed
     dirty = last.dirty_rate * last.time / _SECOND
     return dirty * PAGE_SIZE / max(rate, 1)

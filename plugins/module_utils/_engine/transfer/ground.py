@@ -88,9 +88,19 @@ class Ground:
 
     def write(self, pid: int, pieces: Sequence[Piece], data: memoryview) -> None:
         """Put DATA, the content of PIECES one behind the other, into process PID. Raises MoveError for what is not to be there."""
+        self._of(pid).write(pieces, data)
+
+    def clear(self, pid: int, pieces: Sequence[Piece]) -> None:
+        """Let there be zeros in process PID where PIECES tell. Raises MoveError for what is not to be there, RestoreError."""
+        try:
+            self._of(pid).clear(pieces)
+        except OSError as error:
+            raise RestoreError(f"memory of process {pid} cannot be emptied ({error}); move the tree again") from error
+
+    def _of(self, pid: int) -> GroundMemory:
         if pid not in self._memory:
             raise MoveError(f"pages came for process {pid}, which is none of the tree; see who is at the other end")
-        self._memory[pid].write(pieces, data)
+        return self._memory[pid]
 
     def settle(self) -> None:
         """Take note that a round is over: what came is there."""

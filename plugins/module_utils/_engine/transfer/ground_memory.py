@@ -77,11 +77,23 @@ class GroundMemory:
             self._fd = os.open(f"/proc/{self.stub.pid}/mem", os.O_RDWR | os.O_CLOEXEC)
         at = 0
         for address, length in pieces:
-            if length <= 0 or (address | length) % PAGE_SIZE or not self._holds(address, address + length):
-                raise MoveError(f"pages came for {address:x} of process {self.stub.pid}, where none can be; see who is at the other end")
+            self._require(address, length)
             self._put(address, data[at : at + length])
             self._arrived.append((address, address + length))
             at += length
+
+    def clear(self, pieces: Sequence[Piece]) -> None:
+        """Let there be zeros where PIECES tell. Raises MoveError as `write` does, OSError."""
+        for address, length in pieces:
+            self._require(address, length)
+        if self._filled:  # nothing of them is there in the first round
+            for reply in self.stub.batch([Call("madvise", (address, length, mmap.MADV_DONTNEED)) for address, length in pieces]):
+                reply.check()
+        self._arrived += [(address, address + length) for address, length in pieces]
+
+    def _require(self, address: int, length: int) -> None:
+        if length <= 0 or (address | length) % PAGE_SIZE or not self._holds(address, address + length):
+            raise MoveError(f"pages came for {address:x} of process {self.stub.pid}, where none can be; see who is at the other end")
 
     def _holds(self, start: int, end: int) -> bool:
         at = bisect_right(self._mappable, (start, 1 << 64)) - 1

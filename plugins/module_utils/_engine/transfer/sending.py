@@ -21,9 +21,10 @@ from ..kernel.memory import MemoryReader
 from ..kernel.pagemap import PAGE_SIZE
 from ..resources.memory.pages import PageRuns, PagesFile
 from .codec import pack_pages
-from .wire import DATA, IMAGE, PAGES, Link
+from .wire import DATA, IMAGE, PAGES, ZEROS, Link
 
 _Pieces = List[tuple[int, int]]
+_ZEROS = bytes(PAGE_SIZE)
 
 
 class StreamedPages(PagesFile):
@@ -54,7 +55,11 @@ class StreamedPages(PagesFile):
                 wanted = [address for start, length in pieces for address in range(start, start + length, PAGE_SIZE)]
                 pieces, size = _readable(reader, buffer, wanted)
                 lost += sorted(set(wanted) - {address for address, _length in pieces})
-            self._link.send(PAGES, pack_pages(pid, pieces), buffer[:size])
+            pieces, parts, zeros = _without_zeros(buffer[:size], pieces)
+            if pieces:
+                self._link.send(PAGES, pack_pages(pid, pieces), *parts)
+            if zeros:
+                self._link.send(ZEROS, pack_pages(pid, zeros))
         return lost
 
     def drop(self, lost: Sequence[int]) -> PageRuns:
@@ -86,6 +91,31 @@ def _batches(runs: PageRuns) -> Iterator[_Pieces]:
                 pieces, room = [], STRETCH
     if pieces:
         yield pieces
+
+
+def _without_zeros(buffer: memoryview, pieces: _Pieces) -> tuple[_Pieces, list[memoryview], _Pieces]:
+    """Return those of PIECES, whose content is in BUFFER, that are not all zeros, with their content, and those that are."""
+    first = buffer.cast("Q")[:: PAGE_SIZE // 8].tolist()  # a word of each page: few pages begin with zeros
+    if all(first):
+        return pieces, [buffer], []
+    filled, parts, zeros = list[tuple[int, int]](), list[memoryview](), list[tuple[int, int]]()
+    addresses = (address for start, length in pieces for address in range(start, start + length, PAGE_SIZE))
+    for at, address in enumerate(addresses):
+        page = buffer[at * PAGE_SIZE : (at + 1) * PAGE_SIZE]
+        if not first[at] and page == _ZEROS:
+            _append(zeros, address)
+        else:
+            _append(filled, address)
+            parts.append(page)
+    return filled, parts, zeros
+
+
+def _append(pieces: _Pieces, address: int) -> None:
+    """Add the page at ADDRESS to PIECES, to the last one of them if it goes on there."""
+    if pieces and sum(pieces[-1]) == address:
+        pieces[-1] = pieces[-1][0], pieces[-1][1] + PAGE_SIZE
+    else:
+        pieces.append((address, PAGE_SIZE))
 
 
 def _readable(reader: MemoryReader, buffer: memoryview, addresses: Sequence[int]) -> tuple[_Pieces, int]:
