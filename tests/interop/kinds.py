@@ -11,12 +11,14 @@ BOTH = (OURS, THEIRS)
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "tree": (
-        "children, orphans", "zombies", "sessions, process groups", "stopped tasks", "threads", "shared descriptor tables, directories",
+        "children, orphans", "subreapers", "zombies", "sessions, process groups", "stopped tasks", "threads",
+        "shared descriptor tables, directories",
         "umask, niceness, scheduling, oom score", "limits", "cgroup membership (v1)", "cgroup membership (v2)",
     ),
     "memory": (
         "private memory", "copied pages of files", "shared files", "shared anonymous", "memfd", "sealed memfd",
-        "stacks that grow, PROT_NONE, mlock, madvise", "System V shared memory", "MAP_DROPPABLE",
+        "stacks that grow, PROT_NONE, mlock, madvise", "pages shared with the parent", "huge pages", "guard regions", "asynchronous I/O",
+        "vDSO of another kernel build", "System V shared memory", "System V semaphores, messages", "MAP_DROPPABLE",
     ),
     "registers": ("general, vector and x87 registers", "restartable sequences"),
     "signals, time": (
@@ -26,11 +28,11 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "credentials": ("users and groups", "capabilities, securebits, no_new_privs", "seccomp"),
     "files": (
         "regular files, directories", "character devices", "unlinked files", "link_remap", "pipes", "FIFOs", "eventfd", "signalfd",
-        "epoll", "inotify", "fanotify", "pidfd", "locks, leases", "descriptors shared over fork",
+        "epoll", "inotify", "fanotify", "pidfd", "locks, leases", "terminals", "descriptors shared over fork",
     ),
     "sockets": (
         "unix: pairs", "unix: named and listening", "unix: clients that wait", "unix: descriptors and credentials in flight",
-        "TCP: listening", "TCP: established", "TCP: being opened", "UDP", "UDP-lite, raw, packet", "netlink",
+        "TCP: listening", "TCP: established", "TCP: being opened", "TCP: closing, closed", "UDP", "UDP-lite, raw, packet", "netlink",
     ),
     "outside": ("external resources", "mount namespace of a sandboxed service"),
 }  # fmt: skip
@@ -38,7 +40,9 @@ KINDS = tuple(kind for kinds in GROUPS.values() for kind in kinds)
 
 IMAGES: dict[str, tuple[str, ...]] = {
     "pstree": ("zombies", "sessions, process groups", "children, orphans"),
-    "core": ("stopped tasks", "threads", "limits", "umask, niceness, scheduling, oom score", "POSIX timers", "interval timers"),
+    "core": (
+        "stopped tasks", "threads", "subreapers", "limits", "umask, niceness, scheduling, oom score", "POSIX timers", "interval timers",
+    ),
     "ids": ("shared descriptor tables, directories", "descriptors shared over fork"),
     "cgroup": ("cgroup membership (v1)", "cgroup membership (v2)"),
     "seccomp": ("seccomp",),
@@ -61,18 +65,21 @@ IMAGES: dict[str, tuple[str, ...]] = {
     "sk-queues": ("unix: descriptors and credentials in flight",),
     "inetsk": ("TCP: listening", "UDP", "UDP-lite, raw, packet"),
     "packetsk": ("UDP-lite, raw, packet",),
-    "tcp-stream": ("TCP: established",),
+    "tcp-stream": ("TCP: established", "TCP: being opened", "TCP: closing, closed"),
+    "tty": ("terminals",),
+    "mm": ("guard regions", "asynchronous I/O", "huge pages", "vDSO of another kernel build"),
+    "pagemap": ("pages shared with the parent",),
     "netlinksk": ("netlink",),
-}
+}  # fmt: skip
 """What is in each kind of image."""
 
 _MEMORY_ONLY = "an incremental dump leaves out memory only: all else is in each dump whole, as in a dump without a parent"
-_IPC = "CRIU carries System V shared memory with an IPC namespace of the tree's own, which is refused here"
+_IPC = "CRIU carries System V objects with an IPC namespace of the tree's own, which is refused here"
 _UNKNOWN = "CRIU does not know it"
 _WAITS = "CRIU has them end with EINTR in what it dumps"
 _MOUNTS = "recorded as what differs from the caller's namespace, which CRIU has no image for; its own of all mounts need a container"
 NOTES: dict[tuple[str, str], str] = {
-    **{("System V shared memory", direction): _IPC for direction in DIRECTIONS},
+    **{(f"System V {what}", direction): _IPC for what in ("shared memory", "semaphores, messages") for direction in DIRECTIONS},
     **{("MAP_DROPPABLE", direction): _UNKNOWN for direction in DIRECTIONS},
     ("waits in poll, nanosleep", THEIRS): _WAITS,
     **{("mount namespace of a sandboxed service", direction): _MOUNTS for direction in DIRECTIONS},

@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,8 +19,10 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1] / "integration"))
+from _engine.check import check  # noqa: E402
 from _engine.resources.credentials import own_capabilities  # noqa: E402
-from kinds import CRIT, OURS, THEIRS  # noqa: E402
+from kinds import CRIT, OUR_CHAIN, OURS, THEIRS  # noqa: E402
+from test_hugetlb import NEEDED, pool  # noqa: E402
 from victim import Lab, Victim, become_subreaper, children  # noqa: E402
 from victims import CRIU, run  # noqa: E402
 
@@ -83,13 +85,35 @@ def parameters(by_criu: bool = False) -> list[object]:
     return made
 
 
+@dataclass(frozen=True)
+class Memory:
+    """A program whose memory is dumped twice, the second time what it has changed by answering CHANGE."""
+
+    program: str
+    kinds: tuple[str, ...]
+    arguments: tuple[str, ...] = ()
+    change: str = "change"
+    check: str = "check"
+    huge_pages: int = 0
+
+
+MEMORIES = (
+    Memory("memory", ("private memory", "copied pages of files", "shared files", "stacks that grow, PROT_NONE, mlock, madvise")),
+    Memory("shared_memory", ("shared anonymous", "memfd", "sealed memfd")),
+    Memory("family", ("pages shared with the parent",)),
+    Memory("guards", ("guard regions",), arguments=("unlocked",)),  # CRIU 4.2 restores none in locked memory
+    Memory("huge", ("huge pages",), huge_pages=NEEDED),
+    Memory("aio", ("asynchronous I/O",), change="nothing", check="fetch"),
+)
+
+
 @contextmanager
-def started(case: Case, folder: Path, programs: dict[str, Path]) -> Iterator[tuple[Lab, Victim]]:
+def started(case: Case | Memory, folder: Path, programs: dict[str, Path], rseq: bool = False) -> Iterator[tuple[Lab, Victim]]:
     """Run the program of CASE; nothing of it, or restored of it, is left behind."""
     become_subreaper()
     lab = Lab(folder, programs, children())
     try:
-        victim = lab.start(case.program, *case.arguments, rseq=case.rseq)
+        victim = lab.start(case.program, *case.arguments, rseq=rseq)
         victim.await_rest(spinning=case.program == "registers")
         yield lab, victim
     finally:
@@ -107,7 +131,7 @@ def ours(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, programs: dict[str, Path]
 ) -> Iterator[tuple[Case, Victim, Path]]:
     """A case, the victim, which has ended, and a dump of ours of it."""
-    with started(request.param, tmp_path_factory.mktemp(request.param.program), programs) as (lab, victim):
+    with started(request.param, tmp_path_factory.mktemp(request.param.program), programs, request.param.rseq) as (lab, victim):
         images = lab.images("1")
         run("stillframe", "dump", images, "--tree", str(victim.pid))
         lab.reap()
@@ -140,9 +164,27 @@ def test_criu_restores_ours(ours: tuple[Case, Victim, Path]) -> None:
 @pytest.mark.direction(THEIRS)
 @pytest.mark.parametrize("case", parameters(by_criu=True))
 def test_we_restore_crius(case: Case, tmp_path: Path, programs: dict[str, Path]) -> None:
-    with started(case, tmp_path, programs) as (lab, victim):
+    with started(case, tmp_path, programs, case.rseq) as (lab, victim):
         images = lab.images("1")
         run("criu", "dump", images, "--tree", str(victim.pid))
         lab.reap()
         lab.restore(images)
         assert problems(victim, case.lost_in_dump) == []
+
+
+@pytest.mark.direction(OUR_CHAIN)
+@pytest.mark.parametrize("memory", [pytest.param(one, marks=pytest.mark.kind(*one.kinds), id=one.program) for one in MEMORIES])
+def test_criu_restores_a_chain_of_our_dumps(memory: Memory, tmp_path: Path, programs: dict[str, Path]) -> None:
+    if memory.program == "guards" and not check(["pagemap_scan_guard_pages"])[0].ok:
+        pytest.skip("this kernel does not tell guard regions")
+    with pool(memory.huge_pages) if memory.huge_pages else nullcontext(), started(memory, tmp_path, programs) as (lab, victim):
+        chain = [lab.images("1"), lab.images("2")]
+        run("stillframe", "dump", chain[0], "--tree", str(victim.pid), "--track-mem", "--leave-running")
+        assert victim.ask(memory.change) == "ok"
+        victim.await_rest()
+        run("stillframe", "dump", chain[1], "--tree", str(victim.pid), "--prev-images-dir", "../1/")
+        for images in reversed(chain):
+            lab.reap()
+            run("criu", "restore", images, "--restore-detached")
+            assert victim.ask(memory.check) == "ok"
+        lab.reap()

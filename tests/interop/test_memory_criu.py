@@ -49,6 +49,7 @@ def carry(lab: Lab, root: int, dumper: str, restorer: str) -> None:
     run(restorer, "restore", images, "--restore-detached")
 
 
+@pytest.mark.kind("guard regions")
 @DIRECTIONS
 def test_guard_regions(lab: Lab, dumper: str, restorer: str) -> None:
     if not check(["pagemap_scan_guard_pages"])[0].ok:
@@ -60,6 +61,7 @@ def test_guard_regions(lab: Lab, dumper: str, restorer: str) -> None:
     assert victim.ask("change") == "ok"
 
 
+@pytest.mark.kind("pages shared with the parent")
 @DIRECTIONS
 def test_copy_on_write_pages(lab: Lab, dumper: str, restorer: str) -> None:
     victim = lab.start("family")

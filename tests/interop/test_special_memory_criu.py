@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "integration"))
 import test_packet_rings as packet_rings  # noqa: E402
 from test_hugetlb import NEEDED, pool  # noqa: E402
 
+from kinds import OURS, THEIRS  # noqa: E402
 from other_vdso import Altered, image_of, real_vdso, vdso_of  # noqa: E402
 from victim import Lab, become_subreaper, children  # noqa: E402
 from victims import CRIU, run  # noqa: E402
@@ -25,6 +26,7 @@ pytestmark = [
     pytest.mark.skipif(not CRIU, reason="no CRIU: set STILLFRAME_CRIU to one that runs here (tests/interop/get-criu fetches it)"),
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root, as CRIU does"),
 ]
+BOTH_WAYS = pytest.mark.parametrize(("dumper", "restorer"), [("criu", "stillframe"), ("stillframe", "criu")])
 
 
 @pytest.fixture
@@ -38,6 +40,8 @@ def lab(tmp_path: Path) -> Iterator[Lab]:
         made.reap()
 
 
+@pytest.mark.kind("vDSO of another kernel build")
+@pytest.mark.direction(OURS, THEIRS)
 @pytest.mark.parametrize(("first", "second"), [("criu", "stillframe"), ("stillframe", "criu")])
 def test_each_knows_what_the_other_made_of_it(lab: Lab, first: str, second: str) -> None:
     victim = lab.start("vdso")
@@ -58,34 +62,37 @@ def test_each_knows_what_the_other_made_of_it(lab: Lab, first: str, second: str)
             run(second, "dump", images, "--tree", str(victim.pid))
 
 
-@pytest.mark.parametrize(("dumps", "restores"), [("criu", "stillframe"), ("stillframe", "criu")])
-def test_huge_pages(lab: Lab, dumps: str, restores: str) -> None:
+@pytest.mark.kind("huge pages")
+@BOTH_WAYS
+def test_huge_pages(lab: Lab, dumper: str, restorer: str) -> None:
     with pool(NEEDED):
         victim = lab.start("huge")
         images = lab.images("1")
-        run(dumps, "dump", images, "--tree", str(victim.pid))
+        run(dumper, "dump", images, "--tree", str(victim.pid))
         lab.reap()
-        run(restores, "restore", images, "--restore-detached")
+        run(restorer, "restore", images, "--restore-detached")
         assert victim.ask() == "ok"
         lab.reap()
 
 
-@pytest.mark.parametrize(("dumps", "restores"), [("criu", "stillframe"), ("stillframe", "criu")])
-def test_asynchronous_io(lab: Lab, dumps: str, restores: str) -> None:
+@pytest.mark.kind("asynchronous I/O")
+@BOTH_WAYS
+def test_asynchronous_io(lab: Lab, dumper: str, restorer: str) -> None:
     victim = lab.start("aio")
     images = lab.images("1")
-    run(dumps, "dump", images, "--tree", str(victim.pid))
+    run(dumper, "dump", images, "--tree", str(victim.pid))
     lab.reap()
-    run(restores, "restore", images, "--restore-detached")
+    run(restorer, "restore", images, "--restore-detached")
     assert victim.ask("fetch") == "ok"
 
 
-@pytest.mark.parametrize(("dumps", "restores"), [("criu", "stillframe"), ("stillframe", "criu")])
-def test_rings_of_packet_sockets(lab: Lab, dumps: str, restores: str) -> None:
+@pytest.mark.kind("UDP-lite, raw, packet")
+@BOTH_WAYS
+def test_rings_of_packet_sockets(lab: Lab, dumper: str, restorer: str) -> None:
     victim = packet_rings.start(lab)
     images = lab.images("1")
-    run(dumps, "dump", images, "--tree", str(victim.pid))
+    run(dumper, "dump", images, "--tree", str(victim.pid))
     lab.reap()
-    run(restores, "restore", images, "--restore-detached")
+    run(restorer, "restore", images, "--restore-detached")
     packet_rings.send("one", "two")
     assert victim.ask("tell") == "one two"

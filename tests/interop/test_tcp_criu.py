@@ -5,8 +5,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import signal
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ import pytest
 from _engine.images.image import ImagesDir
 
 sys.path.insert(0, str(Path(__file__).parent))
+from kinds import CRIT  # noqa: E402
 from victims import CRIU, ROOT, Victim, eventually, run, started  # noqa: E402
 
 sys.path.insert(0, str(ROOT / "tests" / "programs"))
@@ -25,9 +29,12 @@ pytestmark = [
     pytest.mark.skipif(not CRIU, reason="no CRIU: set STILLFRAME_CRIU to one that runs here (tests/interop/get-criu fetches it)"),
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root, as CRIU does"),
 ]
+CRIT_PROGRAM = shutil.which("crit") or os.environ.get("STILLFRAME_CRIT", "")
 OPTIONS = ("--tcp-established", "--network-lock", "nftables")
 IPTABLES = ("--tcp-established", "--network-lock", "iptables")
 MUCH = 1 << 18
+_OTHERWISE = ("id", "ns_id", "stillframe", "backlog")
+"""What is not a connection's: as its backlog CRIU has what waits to be sent."""
 _MOVING = ("timestamp", "snd_wl1", "snd_wnd", "rcv_wnd", "max_window", "rcv_wup")
 
 
@@ -47,7 +54,7 @@ class Closing(Victim):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self.command = (sys.executable, str(ROOT / "tests" / "programs" / "closing.py"), str(folder))
+        self.command = (sys.executable, str(ROOT / "tests" / "programs" / "closing.py"), str(folder), "common")
 
     def await_ready(self) -> None:
         eventually((self.folder / "ready").exists, "the program does not start")
@@ -105,6 +112,38 @@ def test_one_restores_what_the_other_dumped(dumper: str, restorer: str, options:
         assert not client.error and not (victim.folder / "failed").exists()
 
 
+@pytest.mark.kind("TCP: closing, closed")
+@pytest.mark.parametrize(("dumper", "restorer"), [("criu", "stillframe"), ("stillframe", "criu")])
+def test_closing_connections_go_both_ways(dumper: str, restorer: str, tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    with started(Closing, tmp_path / "victim") as victim:
+        run(dumper, "dump", images, "--tree", str(victim.pid), *OPTIONS)
+        victim.end()
+        run(restorer, "restore", images, "--restore-detached", *OPTIONS)
+        os.kill(victim.pid, signal.SIGUSR1)
+        eventually((victim.folder / "result").exists, "the program does not answer")
+        assert (victim.folder / "result").read_text() == "ok"
+
+
+@pytest.mark.kind("TCP: established", "TCP: closing, closed")
+@pytest.mark.direction(CRIT)
+def test_crit_shows_our_connections(tmp_path: Path) -> None:
+    if not CRIT_PROGRAM:
+        pytest.skip("no crit: set STILLFRAME_CRIT")
+    images = tmp_path / "images"
+    images.mkdir()
+    with started(Closing, tmp_path / "victim") as victim:
+        run("stillframe", "dump", images, "--tree", str(victim.pid), "--leave-running", *OPTIONS)
+    found = entries(images)
+    shown = [
+        json.loads(subprocess.run([CRIT_PROGRAM, "show", str(path)], capture_output=True, check=True).stdout)["entries"]
+        for path in images.glob("tcp-stream-*.img")
+    ]
+    told = sorted((one["inq_seq"], one["inq_len"], one["outq_len"]) for (one,) in shown)
+    assert told == sorted((stream["inq_seq"], stream["inq_len"], stream["outq_len"]) for _socket, stream, _data in found.values())
+
+
 def entries(images: Path) -> dict[tuple[int, int], tuple[dict[str, str], Any, bytes]]:
     """Return the connections in IMAGES by their ports: socket, stream and data."""
     directory = ImagesDir(str(images))
@@ -113,7 +152,7 @@ def entries(images: Path) -> dict[tuple[int, int], tuple[dict[str, str], Any, by
         isk = file.isk  # type: ignore[attr-defined]
         if isk.dst_port:
             stream: Any = directory.entries(f"tcp-stream-{isk.ino:x}")[0]
-            socket_fields = {field.name: str(value) for field, value in isk.ListFields() if field.name not in ("id", "ns_id", "stillframe")}
+            socket_fields = {field.name: str(value) for field, value in isk.ListFields() if field.name not in _OTHERWISE}
             stream_fields = {field.name: value for field, value in stream.message.ListFields() if field.name not in _MOVING}
             found[isk.src_port, isk.dst_port] = (socket_fields, stream_fields, stream.payload)
     return found
@@ -125,4 +164,4 @@ def test_both_dumps_say_the_same(tmp_path: Path) -> None:
             (tmp_path / program).mkdir()
             run(program, "dump", tmp_path / program, "--tree", str(victim.pid), "--leave-running", *OPTIONS)
     ours, theirs = entries(tmp_path / "stillframe"), entries(tmp_path / "criu")
-    assert len(ours) == 12 and ours == theirs
+    assert len(ours) == 24 and ours == theirs

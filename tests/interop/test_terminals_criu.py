@@ -48,13 +48,14 @@ class Terminals(Victim):
         return os.read(self._answers, 1 << 16).decode() if ready else "no answer"
 
 
-@pytest.mark.parametrize(("dumps", "restores"), [("stillframe", "criu"), ("criu", "stillframe")])
-def test_terminals_go_both_ways(dumps: str, restores: str, tmp_path: Path) -> None:
+@pytest.mark.kind("terminals")
+@pytest.mark.parametrize(("dumper", "restorer"), [("stillframe", "criu"), ("criu", "stillframe")])
+def test_terminals_go_both_ways(dumper: str, restorer: str, tmp_path: Path) -> None:
     images = tmp_path / "1"
     images.mkdir()
     with started(Terminals, tmp_path / "victim") as victim:
-        run(dumps, "dump", images, "--tree", str(victim.pid))
+        run(dumper, "dump", images, "--tree", str(victim.pid))
         victim.end()
-        for program in (restores, dumps):
+        for program in (restorer, dumper):
             with restored(program, victim, images):
                 victim.check(None)

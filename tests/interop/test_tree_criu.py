@@ -9,6 +9,7 @@ STILLFRAME_CRIU names a CRIU that runs here; tests/interop/get-criu fetches one.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -57,6 +58,31 @@ os.kill(leader, signal.SIGKILL)
 os.waitpid(leader, 0)
 child(pipeline)
 child(session)
+while True:
+    signal.pause()
+"""
+
+
+REAPER = """
+import ctypes, os, signal, sys
+libc = ctypes.CDLL(None)
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+if os.fork():
+    libc.prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
+    reaper = os.getpid()
+    while True:
+        signal.sigwait({signal.SIGUSR1})
+        child = os.fork()
+        if not child:
+            if not os.fork():
+                while os.getppid() not in (reaper, 1) and os.path.exists(f"/proc/{os.getppid()}/task"):
+                    os.sched_yield()
+                with open(sys.argv[1] + ".new", "w") as file:
+                    file.write(str(os.getppid()))
+                os.rename(sys.argv[1] + ".new", sys.argv[1])
+            os._exit(0)
+        os.waitpid(child, 0)
+        os.wait()
 while True:
     signal.pause()
 """
@@ -111,6 +137,25 @@ def test_zombies_and_groups(lab: Lab, dumper: str, restorer: str) -> None:
     carry(lab, root, dumper, restorer)
     until(lambda: at_rest(root), "the family does not come to rest")
     assert family(root) == before
+
+
+@pytest.mark.kind("subreapers")
+@DIRECTIONS
+def test_reapers_of_orphans(lab: Lab, dumper: str, restorer: str) -> None:
+    told = lab.folder / "told"
+    root = lab.spawn([sys.executable, "-c", REAPER, str(told)]).pid
+    until(lambda: waits_for_signals(root), "the reaper does not come to rest")
+    carry(lab, root, dumper, restorer)
+    os.kill(root, signal.SIGUSR1)
+    until(told.exists, "the orphan does not tell")
+    assert int(told.read_text()) == root
+
+
+def waits_for_signals(pid: int) -> bool:
+    """Tell whether PID is in rt_sigtimedwait(2), and its child waits too."""
+    words = Path(f"/proc/{pid}/syscall").read_text().split()
+    below = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return words[0] == "128" and bool(below) and all(state(int(child)) == "S" for child in below)
 
 
 @DIRECTIONS

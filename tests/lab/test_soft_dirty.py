@@ -26,16 +26,24 @@ from kinds import OUR_CHAIN, THEIR_CHAIN
 LAB = Path(__file__).parent
 SUITES = ("trixie", "bookworm")
 """Linux 6.12, which has soft-dirty bits and PAGEMAP_SCAN; Linux 6.1, which has soft-dirty bits alone."""
-FILES = ("trackers", "criu_chains")
+FILES = ("trackers", "criu_chains", "memory_chains")
 PATHS = {file: LAB / "inside" / f"{file}.py" for file in FILES}
 CASES = [(file, case) for file, path in PATHS.items() for case in re.findall(r"^def (test_\w+)", path.read_text(), re.MULTILINE)]
 REPORT = "<!-- report -->"
-DIRECTIONS = {
-    "test_we_restore_each_dump_of_a_chain_of_criu": THEIR_CHAIN,
-    "test_criu_restores_each_dump_of_our_chain": OUR_CHAIN,
-}
-MEMORY = ("private memory", "copied pages of files")
+PAGES = ("private memory", "copied pages of files")
 """What tests/programs/pages.c holds."""
+MEMORY = (
+    *PAGES, "shared files", "stacks that grow, PROT_NONE, mlock, madvise",
+    "shared anonymous", "memfd", "sealed memfd", "pages shared with the parent",
+)  # fmt: skip
+"""What memory.c, shared_memory.c and family.c hold."""
+PROGRAMS = ("pages", "memory", "shared_memory", "family")
+PLACES = {
+    "test_we_restore_each_dump_of_a_chain_of_criu": (PAGES, THEIR_CHAIN),
+    "test_criu_restores_each_dump_of_our_chain": (PAGES, OUR_CHAIN),
+    "test_we_restore_each_dump_of_memory_by_criu": (MEMORY, THEIR_CHAIN),
+    "test_criu_restores_each_dump_of_memory_by_us": (MEMORY, OUR_CHAIN),
+}
 COMMAND = f"""
 cd tests/lab/inside
 export PYTHONPATH=$OLDPWD/plugins/module_utils
@@ -64,8 +72,9 @@ def start(suite: str, *command: str, **environment: str) -> subprocess.Popen[str
 def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, subprocess.Popen[str]]]:
     """Yield the machines that run, by suite."""
     files = tmp_path_factory.mktemp("files")
-    source = LAB.parent / "programs" / "pages.c"
-    subprocess.run(["cc", "-O2", "-Wall", "-Werror", "-static", "-o", str(files / "pages"), str(source)], check=True)
+    for program in PROGRAMS:
+        source = LAB.parent / "programs" / f"{program}.c"
+        subprocess.run(["cc", "-O2", "-static", "-pthread", "-o", str(files / program), str(source)], check=True)
     makers = {suite: start(suite) for suite in SUITES}
     told = {suite: maker.communicate()[0] for suite, maker in makers.items()}
     for suite, maker in makers.items():
@@ -94,7 +103,8 @@ def report(request: pytest.FixtureRequest, machines: Mapping[str, subprocess.Pop
 
 def marked(file: str, case: str) -> object:
     """Return CASE of FILE as parameters, with its place in the table of tests/interop."""
-    marks = [pytest.mark.kind(*MEMORY), pytest.mark.direction(DIRECTIONS[case])] if case in DIRECTIONS else []
+    kinds, direction = PLACES.get(case, ((), ""))
+    marks = [pytest.mark.kind(*kinds), pytest.mark.direction(direction)] if kinds else []
     return pytest.param(file, case, id=case, marks=marks)
 
 
