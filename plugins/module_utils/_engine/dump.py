@@ -27,7 +27,7 @@ from .resources.cgroup_roots import Roots
 from .resources.files.dump import FilesDump
 from .resources.fs import dump_fs
 from .resources.inventory import inventory, machine, task_ids, tree_identity
-from .resources.memory import aio, guard, mapping, names, seal, sysv, vdso
+from .resources.memory import aio, guard, locked, mapping, names, seal, sysv, vdso
 from .resources.memory.dump import MemoryDump, require_freeze
 from .resources.memory.mm import dump_mm
 from .resources.mounts.dump import MountsDump
@@ -219,6 +219,7 @@ def _collect_task(work: Work, task: Task) -> TaskImages:
         for vma, one in zip(vmas, mappings):
             seal.fill(vma, one)
             names.fill(vma, one)
+            locked.fill(vma, one)
         numa.fill_vmas(task.leader, vmas)
         mm = dump_mm(task.leader, vmas, work.files)
         rings = aio.collect(task.leader, mappings)

@@ -33,7 +33,8 @@ EXTENSIONS: Mapping[str, Fields] = {
 
 MESSAGES: Mapping[str, Fields] = {
     "stillframe_task_entry": optional("uint32", coredump_filter=1, exit_signal=2, thp_disable=3, mce_kill=4, tsc=5, memory_merge=6, mdwe=7)
-    + optional("uint64", xcomp_permissions=8),
+    + optional("uint64", xcomp_permissions=8)
+    + optional("uint32", lock_future=9),
     "stillframe_inet_entry": optional("bool", freebind_once=1)
     + optional("string", congestion=2)
     + optional("int32", user_timeout=3, defer_accept=4, fastopen=5, linger2=6, syncnt=7, notsent_lowat=8, thin_linear_timeouts=9)
@@ -57,7 +58,8 @@ MESSAGES: Mapping[str, Fields] = {
     "stillframe_netlink_entry": optional("uint32", type=1)
     + optional("bool", pktinfo=2, broadcast_error=3, no_enobufs=4, listen_all_nsid=5, cap_ack=6, ext_ack=7, get_strict_chk=8),
     "stillframe_packet_entry": optional("string", device=1) + optional("bool", qdisc_bypass=2, ignore_outgoing=3),
-    "stillframe_vma_entry": optional("bool", sealed=1) + optional("string", name=2) + optional("stillframe_numa_policy", numa=3),
+    "stillframe_vma_entry": optional("bool", sealed=1) + optional("string", name=2) + optional("stillframe_numa_policy", numa=3)
+    + optional("bool", lock_on_fault=4),
     "stillframe_numa_policy": required("uint32", mode=1) + required("bytes", nodes=2),
     "stillframe_sender": required("uint32", pid=1, uid=2, gid=3),
     "stillframe_tty_data": repeated("uint32", lines=1) + optional("uint32", late=2),

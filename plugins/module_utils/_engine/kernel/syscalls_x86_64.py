@@ -87,7 +87,7 @@ NUMBERS: Mapping[str, int] = {
     "sched_getparam": 143,
     "sched_setscheduler": 144,
     "sched_getscheduler": 145,
-    "mlock": 149,
+    "mlockall": 151,
     "munlock": 150,
     "pivot_root": 155,
     "prctl": 157,

@@ -76,6 +76,8 @@ class Attributes:
     xcomp_permissions: int
     """The dynamic XSAVE features that the process asked for (ARCH_GET_XCOMP_PERM)."""
     coredump_filter: int
+    lock_future: int
+    """What of the memory that the process will map is locked: MCL_… of mlockall(2)."""
 
 
 CALLS = (
@@ -91,8 +93,8 @@ CALLS = (
 )
 
 
-def of_process(pid: int, replies: Sequence[Reply]) -> Attributes:
-    """Return the attributes of PID; REPLIES are those to CALLS. Raises OSError."""
+def of_process(pid: int, replies: Sequence[Reply], lock_future: int) -> Attributes:
+    """Return the attributes of PID; REPLIES are those to CALLS, LOCK_FUTURE as `memory/locked` has it. Raises OSError."""
     subreaper, membarrier, dumpable, thp, mce_kill, tsc, merge, mdwe, xcomp = replies
     stat = procfs.stat(pid)
     return Attributes(
@@ -112,6 +114,7 @@ def of_process(pid: int, replies: Sequence[Reply]) -> Attributes:
         mdwe=_known(mdwe),
         xcomp_permissions=_out(xcomp) if xcomp.value == 0 else 0,
         coredump_filter=int(procfs.text(f"/proc/{pid}/coredump_filter") or "0", 16),
+        lock_future=lock_future,
     )
 
 
@@ -153,6 +156,8 @@ def fill(tc: Any, own: Attributes) -> None:
     extra.coredump_filter, extra.exit_signal = own.coredump_filter, own.exit_signal
     extra.thp_disable, extra.mce_kill, extra.tsc = own.thp_disable, own.mce_kill, own.tsc
     extra.memory_merge, extra.mdwe, extra.xcomp_permissions = own.memory_merge, own.mdwe, own.xcomp_permissions
+    if own.lock_future:
+        extra.lock_future = own.lock_future
 
 
 def fill_memory(mm: Any, own: Attributes) -> None:

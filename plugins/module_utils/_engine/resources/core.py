@@ -18,9 +18,10 @@ from ..kernel import cgroups, procfs
 from ..tracee.arch.x86_64 import Registers
 from ..tracee.tracee import Tracee
 from . import attributes, credentials, numa, registers, rlimits, scheduling, seccomp, signals, threads, timers
-from .batch import ask
+from .batch import ask, order
 from .cgroup_roots import NO_ROOTS, Roots
 from .cgroups import SetTable
+from .memory import locked
 
 TASK_ALIVE, TASK_DEAD, TASK_STOPPED = 1, 2, 3
 """task_core_entry.task_state (compel's task-state.h)."""
@@ -86,7 +87,7 @@ def collect(pid: int, tracees: Sequence[Tracee], stop_signal: int = 0) -> TaskSt
         pending,
         timers.decode(clocks, times),
         rlimits.decode(limits),
-        attributes.of_process(pid, values),
+        attributes.of_process(pid, values, locked.future(leader)),
     )
 
 
@@ -184,6 +185,7 @@ def restore_process(leader: Tracee, core: Any) -> None:
     rlimits.restore(leader, core.tc)
     timers.create(leader, core.tc)
     signals.restore_process(leader, core.tc)
+    order(leader, "locks on memory", locked.restore_future(core.tc))
 
 
 def restore_thread(thread: Tracee, core: Any, death_signal: bool = True) -> None:

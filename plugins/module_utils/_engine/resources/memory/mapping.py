@@ -43,7 +43,6 @@ MAP_DROPPABLE = 0x08  # a type, as MAP_PRIVATE is: Linux 6.11
 MAP_GROWSDOWN = 0x0100
 MAP_LOCKED = 0x2000
 MAP_NORESERVE = 0x4000
-MLOCK_ONFAULT = 1
 MADV_DONTFORK, MADV_HUGEPAGE, MADV_NOHUGEPAGE, MADV_WIPEONFORK, MADV_POPULATE_WRITE = 10, 14, 15, 18, 23
 _FLAG_OF = {"dp": MAP_DROPPABLE, "gd": MAP_GROWSDOWN, "lo": MAP_LOCKED, "nr": MAP_NORESERVE}
 _ADVICE_OF = {"sr": 2, "rr": 1, "dc": MADV_DONTFORK, "dd": 16, "mg": 12, "hg": MADV_HUGEPAGE, "nh": MADV_NOHUGEPAGE, "wf": MADV_WIPEONFORK}
@@ -315,9 +314,8 @@ def _attach_call(vma: Any) -> Call:
 
 
 def settle_calls(vmas: Sequence[Any], filled: Sequence[bool]) -> List[Call]:
-    """Return the calls that give VMAS, now filled in, their protection, advice and locks."""
+    """Return the calls that give VMAS, now filled in, their protection and advice."""
     calls = []
-    guards = [vma for vma in vmas if vma.status & VMA_AREA_GUARD]
     for vma, written in zip(vmas, filled):
         if vma.status & (VMA_AREA_VDSO | VMA_AREA_VVAR | VMA_AREA_VSYSCALL | VMA_AREA_GUARD):
             continue
@@ -328,7 +326,4 @@ def settle_calls(vmas: Sequence[Any], filled: Sequence[bool]) -> List[Call]:
             calls.append(Call("mprotect", (vma.start, size, vma.prot)))
         late = (advice for advice in range(64) if vma.madv >> advice & 1 and advice not in EARLY_ADVICE)
         calls += [Call("madvise", (vma.start, size, advice)) for advice in late]
-        if vma.flags & MAP_LOCKED:
-            guarded = any(vma.start < one.end and one.start < vma.end for one in guards)  # which mlock(2) cannot fill
-            calls.append(Call("mlock2", (vma.start, size, MLOCK_ONFAULT)) if guarded else Call("mlock", (vma.start, size)))
     return calls

@@ -17,7 +17,7 @@ from ...kernel import procfs
 from ...tracee.calls import Call, Reply
 from ...tracee.tracee import SCRATCH_SIZE, Tracee
 from .. import numa
-from . import aio, guard, names, seal, vdso
+from . import aio, guard, locked, names, seal, vdso
 from .inheritance import NOTHING, Inheritance, cut
 from .mapping import MADV_POPULATE_WRITE, VMA_AREA_VDSO, VMA_AREA_VSYSCALL, VMA_AREA_VVAR, map_calls, protect_call, settle_calls
 from .vdso import VdsoParts
@@ -142,6 +142,7 @@ def fill(
 def settle(stub: Tracee, mm: Any, layout: Layout) -> None:
     """Give the mappings of MM, which `fill` made by LAYOUT, what hinders that, or would be lost in a fork. Raises OSError, RestoreError."""
     _check(stub.batch(guard.restore_calls(layout.vmas) + settle_calls(layout.vmas, layout.filled)))
+    locked.restore(stub, layout.vmas)
     aio.restore(stub, mm.aios)
     if layout.proxy:
         vdso.place_beside(stub, layout.proxy)
