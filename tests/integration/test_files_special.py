@@ -14,6 +14,7 @@ import pytest
 from _engine.options import DumpOptions
 from _engine.resources.files import watched
 from _engine.resources.files.dump import FilesDump
+from _engine.resources.files.pidfd import PIDFD_THREAD
 from look import assert_same, look
 from process import python, running
 from victim import Lab, Victim
@@ -147,6 +148,23 @@ def test_what_is_watched_must_be_there(lab: Lab) -> None:
     (victim.directory / "file").unlink()
     done = lab.engine("restore", "--images-dir", images, "--restore-detached")
     assert done.returncode and f"{victim.directory}/file, which is watched, cannot be found" in done.stderr
+
+
+def test_pidfds_of_threads(lab: Lab) -> None:
+    try:
+        os.close(os.pidfd_open(os.getpid(), PIDFD_THREAD))
+    except OSError:
+        pytest.skip("this kernel has no pidfds of threads (Linux 6.9)")
+    victim = lab.start("open_files", "threads")
+    assert victim.ask() == "ok"
+    before = seen(victim)
+    lab.dump(victim.pid, "1", "--leave-running")
+    assert victim.ask() == "ok"
+    images = lab.dump(victim.pid, "2")
+    lab.reap()
+    lab.restore(images)
+    assert_same(before, seen(victim))
+    assert victim.ask() == "ok"
 
 
 def test_a_process_outside_of_the_tree_is_none_of_it(lab: Lab) -> None:

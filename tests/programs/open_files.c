@@ -227,6 +227,86 @@ static void check_processes(void)
 	CHECK(pread(of_dead, &told, 1, 0) < 0 && errno == ESRCH);
 }
 
+static pid_t thread_id, thread_of_child_id;
+static int thread, thread_of_child, leader, dead_thread;
+
+static void *tell_and_wait(void *tid)
+{
+	__atomic_store_n((pid_t *)tid, syscall(SYS_gettid), __ATOMIC_RELEASE);
+	for (;;)
+		pause();
+	return NULL;
+}
+
+static void *end_at_once(void *pidfd)
+{
+	*(int *)pidfd = MUST(syscall(SYS_pidfd_open, syscall(SYS_gettid), O_EXCL)); /* PIDFD_THREAD */
+	return NULL;
+}
+
+static pid_t start_thread(void)
+{
+	static pid_t tid;
+	pthread_t started;
+
+	tid = 0;
+	MUST(-pthread_create(&started, NULL, tell_and_wait, &tid));
+	while (!__atomic_load_n(&tid, __ATOMIC_ACQUIRE))
+		sched_yield();
+	return tid;
+}
+
+static void make_threads(void)
+{
+	pthread_t ending;
+	int tell[2];
+	pid_t told;
+
+	MUST(pipe(tell));
+	if (!MUST(fork())) {
+		MUST(prctl(PR_SET_PDEATHSIG, SIGKILL));
+		told = start_thread();
+		MUST(write(tell[1], &told, sizeof(told)));
+		for (;;)
+			pause();
+	}
+	MUST(read(tell[0], &thread_of_child_id, sizeof(thread_of_child_id)));
+	thread_id = start_thread();
+	MUST(-pthread_create(&ending, NULL, end_at_once, &dead_thread));
+	pthread_join(ending, NULL);
+	thread = MUST(syscall(SYS_pidfd_open, thread_id, O_EXCL | O_NONBLOCK));
+	thread_of_child = MUST(syscall(SYS_pidfd_open, thread_of_child_id, O_EXCL));
+	leader = MUST(syscall(SYS_pidfd_open, getpid(), O_EXCL));
+	while (syscall(SYS_tgkill, getpid(), syscall(SYS_gettid), 0) || syscall(SYS_pidfd_send_signal, dead_thread, 0, NULL, 0) == 0)
+		sched_yield(); /* the thread that was joined is gone soon */
+}
+
+static void check_pidfd(int fd, pid_t wanted)
+{
+	struct pollfd poll_one = { .fd = fd, .events = POLLIN };
+	char path[64], text[1024] = "", line[32];
+	int info;
+
+	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", fd);
+	info = MUST(open(path, O_RDONLY));
+	MUST(read(info, text, sizeof(text) - 1));
+	close(info);
+	snprintf(line, sizeof(line), "\nPid:\t%d\n", wanted);
+	CHECK(strstr(text, line));
+	CHECK(poll(&poll_one, 1, 0) == (wanted < 0));
+	CHECK(syscall(SYS_pidfd_send_signal, fd, 0, NULL, 0) == (wanted < 0 ? -1 : 0));
+	CHECK(fcntl(fd, F_GETFL) & O_EXCL);
+}
+
+static void check_threads(void)
+{
+	check_pidfd(thread, thread_id);
+	check_pidfd(thread_of_child, thread_of_child_id);
+	check_pidfd(leader, getpid());
+	check_pidfd(dead_thread, -1);
+	CHECK(fcntl(thread, F_GETFL) & O_NONBLOCK && !(fcntl(leader, F_GETFL) & O_NONBLOCK));
+}
+
 static int fifo, lost_link, lost_directory, device, old;
 
 static void make_unlinked(void)
@@ -304,6 +384,7 @@ static const struct {
 	{ "locks", make_locks, check_locks },
 	{ "watches", make_watches, check_watches },
 	{ "processes", make_processes, check_processes },
+	{ "threads", make_threads, check_threads },
 	{ "unlinked", make_unlinked, check_unlinked },
 	{ "linked", make_linked, check_linked },
 };

@@ -81,6 +81,8 @@ def restore(options: RestoreOptions, log: logging.Logger, basis: Optional[Basis]
                 fill(task, building)
             for task in source.tasks:
                 settle(task, stubs.leaders[task.pid], building, files)
+            for task in source.tasks:  # before the descriptors, which may stand for threads
+                _create_threads(task, stubs)
             for task in filter(source.is_last_of_table, source.tasks):  # until then tables hold what is inherited, for all who share them
                 _place_descriptors(task, stubs.leaders[task.pid], files)
             verification.result()  # nothing has run yet of what was filled
@@ -200,6 +202,12 @@ def _not_built(task: TaskImages, error: OSError) -> RestoreError:
     return RestoreError(f"process {task.pid} cannot be built ({error}); check that the machine has what the dump's had")
 
 
+def _create_threads(task: TaskImages, stubs: Stubs) -> None:
+    """Give a process its threads, stubs as it is one. Raises RestoreError."""
+    for tid in task.tids[1:]:
+        stubs.create_thread(stubs.leaders[task.pid], tid)
+
+
 def _place_descriptors(task: TaskImages, leader: Tracee, files: FilesRestore) -> None:
     """Give a process, and those that share its table, its descriptors and no others. Raises RestoreError."""
     descriptors = files.descriptors(task.files_id)
@@ -216,11 +224,9 @@ def _place_descriptors(task: TaskImages, leader: Tracee, files: FilesRestore) ->
 
 
 def complete(task: TaskImages, stubs: Stubs, options: RestoreOptions, source: Source, cgroups: CgroupsRestore) -> None:
-    """Give a process its threads and each its state, registers last: from then on it may run. Raises RestoreError."""
+    """Give a process and its threads each its state, registers last: from then on it may run. Raises RestoreError."""
     leader = stubs.leaders[task.pid]
     try:
-        for tid in task.tids[1:]:
-            stubs.create_thread(leader, tid)
         threads = stubs.threads[task.pid]
         cgroups.move_threads(threads, task.cores)
         core.restore_process(leader, task.cores[0])

@@ -1,9 +1,10 @@
 # Copyright (c) 2026, Stillframe contributors
 # GNU General Public License v2.0 or later, so v3.0 too (see LICENSES/GPL-2.0-or-later.txt)
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Descriptors of processes of the tree, or of such as have ended (pidfd_open(2)).
+"""Descriptors of processes and threads of the tree, or of such as have ended (pidfd_open(2)).
 
-images: files.img (pidfd_entry: process, -1 when it has ended; the inode number tells which of those are the same one).
+images: files.img (pidfd_entry: process or thread, -1 when it has ended; the inode number tells which of those are the same one).
+CRIU 4.2 carries none of threads that are no processes.
 """
 
 from __future__ import annotations
@@ -39,13 +40,10 @@ class PidfdDump(KindDump):
     """Dumps descriptors of processes."""
 
     def check(self, file: OpenFile) -> Iterator[Obstacle]:
-        """Refuse those of what is not in the tree, and of threads: they are made after the descriptors."""
+        """Refuse those of what is not in the tree."""
         pid, pids = _process(file), self.context.pids()
-        if pid == ENDED or pid in pids:
-            return
-        if file.flags & PIDFD_THREAD and any(pid in threads(process) for process in pids):
-            yield file.obstacle(f"a pidfd of thread {pid}, which is no process of its own", _CLOSE)
-        else:
+        of_thread = file.flags & PIDFD_THREAD and any(pid in threads(process) for process in pids)
+        if pid != ENDED and pid not in pids and not of_thread:
             named = f"process {pid}" if pid else "a process of another PID namespace"
             yield file.obstacle(f"a pidfd of {named}, which is not in the tree", _CLOSE)
 
@@ -58,19 +56,22 @@ class PidfdDump(KindDump):
 
 
 class PidfdRestore(KindRestore):
-    """Makes descriptors of processes: of the restored ones by the tasks, of those that have ended by others that end at once."""
+    """Makes descriptors of processes and threads: of restored ones by the tasks, of those that have ended by others that end at once."""
 
     def __init__(self, context: RestoreContext) -> None:
         super().__init__(context)
         self._late = LateFiles(context)
 
     def check(self, entries: Mapping[int, Entry]) -> Iterator[Obstacle]:
-        """Refuse those of processes that are not in the images."""
+        """Refuse those of what is not in the images."""
         pids = self.context.pids()
         for file_id, entry in entries.items():
-            if entry.nspid not in (ENDED, *pids):
+            if entry.nspid not in (ENDED, *pids) and not self._is_thread(entry):
                 where = f"pidfd {file_id} ({self.context.holder(file_id)})"
                 yield Obstacle(0, where, f"process {entry.nspid} is not in the images", "use another copy of the dump")
+
+    def _is_thread(self, entry: Entry) -> bool:
+        return bool(entry.flags & PIDFD_THREAD and self.context.images.has(f"core-{entry.nspid}"))
 
     def open(self, entries: Mapping[int, Entry]) -> Mapping[int, int]:
         """Make those of processes that have ended, and hold the places of the others."""
