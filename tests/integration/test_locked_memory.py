@@ -17,11 +17,11 @@ MCL_FUTURE, MCL_ONFAULT = 2, 4
 def test_locks_are_carried(lab: Lab, future: int) -> None:
     victim = lab.start("locked", str(future))
     assert victim.ask() == "ok"
-    first = lab.dump(victim.pid, "1", "--track-mem", "--leave-running")
+    first = lab.dump(victim.pid, "1", "--leave-running")
     assert victim.ask() == "ok"
     victim.await_rest()
     before = look(victim.pid)
-    last = lab.dump(victim.pid, "2", "--prev-images-dir=../1")
+    last = lab.dump(victim.pid, "2")
     lab.reap()
     lab.restore(last)
     victim.await_rest()

@@ -78,12 +78,19 @@ _IPC = "CRIU carries System V objects with an IPC namespace of the tree's own, w
 _UNKNOWN = "CRIU does not know it"
 _WAITS = "CRIU has them end with EINTR in what it dumps"
 _MOUNTS = "recorded as what differs from the caller's namespace, which CRIU has no image for; its own of all mounts need a container"
+_CHAINS = "CRIU makes chains on a kernel with soft-dirty bits only, such as those of tests/lab, where they hold plain and shared memory"
+_VDSO = "a dump holds all of it, also one on top of another"
 NOTES: dict[tuple[str, str], str] = {
     **{(f"System V {what}", direction): _IPC for what in ("shared memory", "semaphores, messages") for direction in DIRECTIONS},
     **{("MAP_DROPPABLE", direction): _UNKNOWN for direction in DIRECTIONS},
     ("waits in poll, nanosleep", THEIRS): _WAITS,
+    **{(kind, THEIR_CHAIN): _CHAINS for kind in (
+        "stacks that grow, PROT_NONE, mlock, madvise", "pages shared with the parent", "huge pages", "guard regions", "asynchronous I/O",
+    )},
+    ("shared files", THEIR_CHAIN): "no dump holds the content of a file that is there",
+    **{("vDSO of another kernel build", direction): _VDSO for direction in (OUR_CHAIN, THEIR_CHAIN)},
     **{("mount namespace of a sandboxed service", direction): _MOUNTS for direction in DIRECTIONS},
-}
+}  # fmt: skip
 """Why a kind has no test in a direction."""
 CHAINS = _MEMORY_ONLY
 """Why a kind other than memory has none of a chain."""

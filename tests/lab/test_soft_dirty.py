@@ -32,12 +32,9 @@ CASES = [(file, case) for file, path in PATHS.items() for case in re.findall(r"^
 REPORT = "<!-- report -->"
 PAGES = ("private memory", "copied pages of files")
 """What tests/programs/pages.c holds."""
-MEMORY = (
-    *PAGES, "shared files", "stacks that grow, PROT_NONE, mlock, madvise",
-    "shared anonymous", "memfd", "sealed memfd", "pages shared with the parent",
-)  # fmt: skip
-"""What memory.c, shared_memory.c and family.c hold."""
-PROGRAMS = ("pages", "memory", "shared_memory", "family")
+MEMORY = ("shared anonymous", "memfd", "sealed memfd")
+"""What shared_memory.c holds."""
+PROGRAMS = ("pages", "shared_memory")
 PLACES = {
     "test_we_restore_each_dump_of_a_chain_of_criu": (PAGES, THEIR_CHAIN),
     "test_criu_restores_each_dump_of_our_chain": (PAGES, OUR_CHAIN),

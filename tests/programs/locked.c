@@ -10,8 +10,8 @@
 static char *plain, *locked, *on_fault, *never, *part_of_file;
 static int future;
 
-/* The VmFlags of the mapping that has ADDRESS, as " lo" and " lf", or "". */
-static const char *flags_at(const char *address)
+/* What smaps tells of the mapping that has ADDRESS: its VmFlags, as " lo" and " lf", or "", and KILOBYTES that are there. */
+static const char *flags_at(const char *address, long *kilobytes)
 {
 	static char line[512], found[8];
 	FILE *file = fopen("/proc/self/smaps", "r");
@@ -23,6 +23,8 @@ static const char *flags_at(const char *address)
 
 		if (sscanf(line, "%lx-%lx ", &start, &end) == 2)
 			inside = start <= (unsigned long)address && (unsigned long)address < end;
+		else if (inside && !strncmp(line, "Rss:", 4))
+			*kilobytes = atol(line + 4);
 		else if (inside && !strncmp(line, "VmFlags:", 8))
 			sprintf(found, "%s%s", strstr(line, " lo") ? " lo" : "", strstr(line, " lf") ? " lf" : "");
 	}
@@ -30,37 +32,38 @@ static const char *flags_at(const char *address)
 	return found;
 }
 
-static int is_there(const char *page)
+/* See whether the mapping that has ADDRESS is locked as WANTED, with that many KILOBYTES in memory, if not negative. */
+static void check_lock(const char *address, const char *wanted, long kilobytes)
 {
-	unsigned char there;
+	long there = -1;
 
-	MUST(mincore((void *)page, PAGE, &there));
-	return there & 1;
+	if (strcmp(flags_at(address, &there), wanted) || (kilobytes >= 0 && there != kilobytes))
+		problem("\"%s\" and %ld KiB where \"%s\" and %ld KiB are to be", flags_at(address, &there), there, wanted, kilobytes);
 }
 
-static char *map(int protection)
+static char *map(int protection, int flags)
 {
-	return MUST(mmap(NULL, AREA, protection, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+	return MUST(mmap(NULL, AREA, protection, MAP_PRIVATE | MAP_ANONYMOUS | flags, -1, 0));
 }
 
 static void check_new(void)
 {
-	char *new = map(PROT_READ | PROT_WRITE);
+	char *new = map(PROT_READ | PROT_WRITE, MAP_NORESERVE); /* so that it is a mapping of its own */
 	const char *wanted = future & MCL_FUTURE ? future & MCL_ONFAULT ? " lo lf" : " lo" : "";
 
-	CHECK(!strcmp(flags_at(new), wanted));
-	CHECK(is_there(new) == (future == MCL_FUTURE));
+	check_lock(new, wanted, future == MCL_FUTURE ? AREA / 1024 : 0);
 	MUST(munmap(new, AREA));
 }
 
 static void obey(const char *line)
 {
 	(void)line;
-	CHECK(!strcmp(flags_at(plain), "") && !is_there(plain + 5 * PAGE));
-	CHECK(!strcmp(flags_at(locked), " lo") && is_there(locked + 5 * PAGE));
-	CHECK(!strcmp(flags_at(on_fault), " lo lf") && is_there(on_fault) && !is_there(on_fault + 5 * PAGE));
-	CHECK(!strcmp(flags_at(never), " lo"));
-	CHECK(!strcmp(flags_at(part_of_file), " lo") && !strcmp(part_of_file, "short"));
+	check_lock(plain, "", -1);
+	check_lock(locked, " lo", AREA / 1024);
+	check_lock(on_fault, " lo lf", PAGE / 1024);
+	check_lock(never, " lo", 0);
+	check_lock(part_of_file, " lo", -1);
+	CHECK(!strcmp(part_of_file, "short"));
 	CHECK(plain[0] == 'p' && locked[0] == 'l' && on_fault[0] == 'o');
 	check_new();
 }
@@ -72,10 +75,11 @@ int main(int argc, char **argv)
 	(void)argc;
 	begin(argv);
 	future = atoi(argv[2]);
-	plain = map(PROT_READ | PROT_WRITE);
-	locked = map(PROT_READ | PROT_WRITE);
-	on_fault = map(PROT_READ | PROT_WRITE);
-	never = map(PROT_NONE);
+	MUST(prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0)); /* so that a page which is touched brings no others */
+	plain = map(PROT_READ | PROT_WRITE, 0);
+	locked = map(PROT_READ | PROT_WRITE, 0);
+	on_fault = map(PROT_READ | PROT_WRITE, 0);
+	never = map(PROT_NONE, 0);
 	fd = MUST(open(in_directory("short"), O_RDWR | O_CREAT | O_TRUNC, 0600));
 	MUST(write(fd, "short", 5));
 	part_of_file = MUST(mmap(NULL, 4 * PAGE, PROT_READ, MAP_PRIVATE, fd, 0));

@@ -18,7 +18,7 @@ from criu_chains import criu
 from trackers import stillframe
 from victim import ROOT, Victim
 
-PROGRAMS = ("memory", "shared_memory", "family")
+PROGRAMS = ("shared_memory",)
 """Of tests/programs; built on the host and laid into the machine."""
 _PATIENCE = 60
 
