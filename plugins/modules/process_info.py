@@ -157,19 +157,64 @@ obstacles:
       description: What to do about it.
       type: str
       sample: close it or use tcp_close
+needs:
+  description: What a host must have for the tree to move there, as O(stillframe.checkpoint.receive#module:needs) takes it.
+  returned: success
+  type: dict
+  contains:
+    machine:
+      description: The kind of machine.
+      type: str
+      sample: x86_64
+    page_size:
+      description: Bytes of a page of memory.
+      type: int
+      sample: 4096
+    cpu:
+      description: The processor features that this host has.
+      type: list
+      elements: str
+      sample: [avx2, xsave]
+    numbers:
+      description: The PIDs and TIDs of the tree.
+      type: list
+      elements: int
+      sample: [4711, 4712]
+    memory:
+      description: Bytes that the tree has in memory.
+      type: int
+      sample: 335544320
+    programs:
+      description: The path, size and build ID of each file that it executes from.
+      type: list
+      elements: list
+      sample: [["/usr/bin/redis-check-rdb", 1706784, "0b5f"]]
+    files:
+      description: The other files that it has open.
+      type: list
+      elements: str
+      sample: ["/var/log/redis/redis-server.log"]
+    ports:
+      description: The protocol, address and port of everything that it listens on.
+      type: list
+      elements: list
+      sample: [["tcp", "127.0.0.1", 6379]]
 """
 
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.stillframe.checkpoint.plugins.module_utils import _argspecs, _deps
-from ansible_collections.stillframe.checkpoint.plugins.module_utils._module import Outcome, find_tree, run
+from ansible_collections.stillframe.checkpoint.plugins.module_utils._module import Outcome, as_dict, find_tree, run
 
 
 def work(module: AnsibleModule) -> Outcome:
     """Look at the tree."""
     from ansible_collections.stillframe.checkpoint.plugins.module_utils._engine.process_info import process_info
+    from ansible_collections.stillframe.checkpoint.plugins.module_utils._engine.transfer import needs
 
-    return Outcome(False, process_info(find_tree(module.params)))
+    found = process_info(find_tree(module.params))
+    wanted = needs.look([task.pid for task in found.tasks]).values()
+    return Outcome(False, {**as_dict(found), "needs": wanted})
 
 
 def main() -> None:

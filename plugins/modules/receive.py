@@ -24,7 +24,7 @@ attributes:
   check_mode:
     support: full
     details:
-      - Waits for nobody.
+      - Waits for nobody, and tells whether the address and the port are free, and with O(needs) what else stands in the way.
   diff_mode:
     support: none
   idempotent:
@@ -44,6 +44,15 @@ options:
     type: str
     choices: [filesize, buildid]
     default: buildid
+  ready_file:
+    description:
+      - A file that says as JSON, as long as a tree can come, the C(address), the C(port) and the C(pid) of who waits for it there.
+    type: path
+  needs:
+    description:
+      - What the tree is to find here, from M(stillframe.checkpoint.process_info). Looked at in check mode alone. What it is not
+        to find is told at once then; without check mode the source tells it itself.
+    type: dict
   decision_timeout:
     description:
       - Seconds that a tree which is ready waits for a source that was lost before it decided. It goes on there then.
@@ -51,6 +60,7 @@ options:
     default: 30
 seealso:
   - module: stillframe.checkpoint.migrate
+  - module: stillframe.checkpoint.process_info
 author:
   - Stillframe contributors (@stillframe)
 """
@@ -65,6 +75,19 @@ EXAMPLES = r"""
     tls_peer_cert: /etc/stillframe/source.pem
   async: 3600
   poll: 0
+
+- name: Look at the tree on its own host
+  stillframe.checkpoint.process_info:
+    systemd_unit: redis-server
+  delegate_to: source
+  register: redis
+
+- name: See whether it can come here
+  stillframe.checkpoint.receive:
+    address: 192.0.2.2
+    port: 7000
+    needs: "{{ redis.needs }}"
+  check_mode: true
 """
 
 RETURN = r"""
@@ -109,11 +132,40 @@ wall_time:
   returned: when a tree has come
   type: int
   sample: 4800000
+obstacles:
+  description: Each thing that keeps the tree of O(needs) from coming here.
+  returned: in check mode, when something does
+  type: list
+  elements: dict
+  contains:
+    pid:
+      description: The process that it is about, V(0) for none.
+      type: int
+      sample: 0
+    where:
+      description: The file, port, number or feature.
+      type: str
+      sample: port 6379
+    why:
+      description: Why it stands in the way.
+      type: str
+      sample: another program listens on it here, at 127.0.0.1
+    remedy:
+      description: What to do about it.
+      type: str
+      sample: end that program
 """
+
+import json
+import os
+import socket
+from contextlib import contextmanager, suppress
+from typing import Any, Dict, Iterator, Optional
 
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.stillframe.checkpoint.plugins.module_utils import _argspecs, _deps
+from ansible_collections.stillframe.checkpoint.plugins.module_utils._engine.errors import UnsupportedError
 from ansible_collections.stillframe.checkpoint.plugins.module_utils._engine.options import ReceiveTreeOptions
 from ansible_collections.stillframe.checkpoint.plugins.module_utils._module import (
     Outcome,
@@ -129,6 +181,8 @@ ARGUMENTS: _argspecs.ArgumentSpec = {
     **_argspecs.TLS,
     "track_mem": {"type": "bool", "default": False},
     "file_validation": {"type": "str", "choices": ["filesize", "buildid"], "default": "buildid"},
+    "ready_file": {"type": "path"},
+    "needs": {"type": "dict"},
     "decision_timeout": {"type": "float", "default": 30},
 }
 
@@ -142,11 +196,39 @@ def work(module: AnsibleModule) -> Outcome:
     params = {**module.params, "images_dir": "/", "work_dir": "/"}
     log, tls = open_module_log(params), tls_options(params)
     options = engine_options(ReceiveTreeOptions, params, log)
-    if module.check_mode:
-        return Outcome(True, {})
     with listen(params["address"], params["port"]) as listener:
-        result = receive(options, acceptor(listener, tls, log.logger), log.logger)
+        if module.check_mode:
+            _refuse(params["needs"])
+            return Outcome(True, {})
+        with _said(params["ready_file"], listener):
+            result = receive(options, acceptor(listener, tls, log.logger), log.logger)
     return Outcome(result is not None, result or {})
+
+
+def _refuse(wanted: Optional[Dict[str, Any]]) -> None:
+    """Raise UnsupportedError with all of WANTED that is not here."""
+    from ansible_collections.stillframe.checkpoint.plugins.module_utils._engine.transfer import needs
+
+    found = needs.obstacles(needs.Needs.read(wanted)) if wanted else []
+    if found:
+        raise UnsupportedError(found)
+
+
+@contextmanager
+def _said(path: Optional[str], listener: socket.socket) -> Iterator[None]:
+    """Have the file PATH say where LISTENER waits, and who it is."""
+    if not path:
+        yield
+        return
+    address, port = listener.getsockname()[:2]
+    with open(f"{path}.partial", "w", encoding="utf-8") as file:
+        json.dump({"address": address, "port": port, "pid": os.getpid()}, file)
+    os.rename(f"{path}.partial", path)
+    try:
+        yield
+    finally:
+        with suppress(FileNotFoundError):
+            os.unlink(path)
 
 
 def main() -> None:
