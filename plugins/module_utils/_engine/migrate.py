@@ -45,7 +45,7 @@ from .tracking.trackers import NONE, Trackers, armable
 from .transfer import preflight, shape
 from .transfer.codec import pack_areas, pack_shape, unpack
 from .transfer.convergence import UNTRACKED, enough
-from .transfer.decision import Decision, ask, prune, read_down, strike_out
+from .transfer.decision import Decision, Record, all_stopped, ask, prune, read_down, strike_out
 from .transfer.greeting import greet
 from .transfer.received import PrivateDirectory
 from .transfer.sending import SentChain, StreamedPages, send_images
@@ -83,13 +83,21 @@ def settle(session: str, connect: Connect, timeout: float) -> bool:
     record = read_down("source", session)
     if record is None:
         raise MoveError(f"nothing is known of a session {session} here; give one whose outcome was left in doubt on this host")
-    reason = ask(session, connect, timeout, timeout, lost="earlier")
+    reason = ask(session, connect, timeout, timeout, lost="earlier") if _decided(record) else "it was not decided"
     for pid, start in record.processes:
         with suppress(*procfs.GONE):
             if procfs.stat(pid).start_time == start and (not reason or pid in record.stopped):
                 os.kill(pid, signal.SIGCONT if reason else signal.SIGKILL)
     strike_out("source", session)
     return not reason
+
+
+def _decided(record: Record) -> bool:
+    """Tell whether the tree of RECORD may run on the other host; a process that is gone was ended by this decision."""
+    try:
+        return all_stopped(record)
+    except procfs.GONE:
+        return True
 
 
 class _Move:
@@ -192,15 +200,16 @@ class _Move:
                 self._link.expect(READY)
                 clock.mark("ready")
                 waits = (self._options.link_timeout, self._options.decision_timeout)
-                Decision(self._session, tree, self._connect, *waits).carry_out(self._link)
+                table = lock_table(manifest.id) if files.lock_method() else ""
+                decision = Decision(self._session, tree, self._connect, *waits, lock_table=table)
+                decision.carry_out(self._link)
                 clock.mark("running")
-                self._let_go(work, tree, manifest.id)
+                self._let_go(work, tree, manifest.id, decision)
             figures = memory.figures()
         marks = ("freezing", "frozen", "scanned", "written", "sent", "ready", "running")
         freeze, scan, copy, send, apply, resume = (clock.between(first, second) for first, second in zip(marks, marks[1:]))
         pages, sent = figures.written + figures.shared_written, self._link.bytes_sent - sent_before
         stop = StopFigures(freeze, scan, copy, send, apply, resume, pages, sent)
-        table = lock_table(manifest.id) if files.lock_method() else ""
         warnings = tuple(files.warnings() + trackers.warnings + self._warnings)
         moved = tuple(task.pid for task in tasks)
         self._log.info("Processes %s run on the other host", ", ".join(map(str, moved)))
@@ -209,7 +218,7 @@ class _Move:
     def _hook(self, stage: str) -> None:
         self._options.hook(stage, {"CRTOOLS_INIT_PID": str(self._options.tree)})
 
-    def _let_go(self, work: dumping.Work, tree: FrozenTree, dump_id: str) -> None:
+    def _let_go(self, work: dumping.Work, tree: FrozenTree, dump_id: str, decision: Decision) -> None:
         """End the tree here: it runs on the other host. Its connections stay mute."""
         try:
             work.trackers.forget()
@@ -217,7 +226,7 @@ class _Move:
         except EngineError as error:  # no reason to keep a second one of it
             self._warnings.append(f"the tree runs on the other host, but what is left of it here: {error}")
         finally:
-            tree.kill()
+            decision.end()
 
 
 def _disarm(options: MigrateOptions, before: Sequence[int]) -> None:

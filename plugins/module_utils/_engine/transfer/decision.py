@@ -56,6 +56,8 @@ class Record:
     """Each with its start time, in clock ticks since boot."""
     stopped: tuple[int, ...] = ()
     """On the source: those that the decision has stopped."""
+    lock_table: str = ""
+    """On the source: the table that drops the packets of its connections once they have moved, if it has any."""
 
 
 def is_session(text: object) -> bool:
@@ -88,7 +90,7 @@ def read_down(role: str, session: str) -> Record | None:
         with open(_path(role, session), encoding="utf-8") as file:
             values = json.load(file)
         processes = tuple((int(pid), int(start)) for pid, start in values["processes"])
-        return Record(values["session"], processes, tuple(values["stopped"]))
+        return Record(values["session"], processes, tuple(values["stopped"]), str(values.get("lock_table", "")))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -99,15 +101,33 @@ def strike_out(role: str, session: str) -> None:
         os.unlink(_path(role, session))
 
 
+def all_stopped(record: Record) -> bool:
+    """Tell whether the decision of RECORD was made: all were stopped by it. Only after that can COMMIT have been sent."""
+    return all(procfs.stat(pid).state in "TZX" for pid in record.stopped)
+
+
+def undecided(pid: int) -> Record | None:
+    """Return what was written down of the move that left the tree under PID stopped on this host, None when none did."""
+    for session in _sessions("source"):
+        record = read_down("source", session)
+        if record is not None and record.processes and record.processes[0][0] == pid and _is_there(*record.processes[0]):
+            return record
+    return None
+
+
 def prune(role: str) -> None:
     """Forget the decisions whose processes are all gone: they tell no more than none."""
-    with suppress(FileNotFoundError):
-        for name in os.listdir(DIRECTORY):
-            _head, found, session = name.removesuffix(_SUFFIX).partition(f"-{role}-")
-            if found and name.endswith(_SUFFIX) and is_session(session):
-                record = read_down(role, session)
-                if record is None or not any(_is_there(*one) for one in record.processes):
-                    strike_out(role, session)
+    for session in _sessions(role):
+        record = read_down(role, session)
+        if record is None or not any(_is_there(*one) for one in record.processes):
+            strike_out(role, session)
+
+
+def _sessions(role: str) -> list[str]:
+    """Return the sessions of which something was written down."""
+    names = os.listdir(DIRECTORY) if os.path.isdir(DIRECTORY) else []
+    sessions = [name[: -len(_SUFFIX)].partition(f"-{role}-")[2] for name in names if name.endswith(_SUFFIX)]
+    return [session for session in sessions if is_session(session)]
 
 
 def _is_there(pid: int, start: int) -> bool:
@@ -130,8 +150,9 @@ def state_here(session: str) -> str:
 class Decision:
     """The decision of a source about TREE, which stands still."""
 
-    def __init__(self, session: str, tree: FrozenTree, connect: Connect, link_timeout: float, timeout: float) -> None:
+    def __init__(self, session: str, tree: FrozenTree, connect: Connect, link_timeout: float, timeout: float, lock_table: str = "") -> None:
         self._session = session
+        self._lock_table = lock_table
         self._tree = tree
         self._connect = connect
         self._link_timeout = link_timeout
@@ -141,18 +162,23 @@ class Decision:
         """Have the destination go, by LINK or a new connection; the tree must end then.
 
         Raises MoveError when it could not go, and the tree goes on here, and InDoubt when that cannot be told: it is left stopped.
+        What was decided stays written down for `end`.
         """
         stopped = tuple(task.pid for task in self._tree.tasks if not task.stop_signal)
-        write_down("source", Record(self._session, identities(self._tree.pids), stopped))
+        write_down("source", Record(self._session, identities(self._tree.pids), stopped, self._lock_table))
         for pid in stopped:
             os.kill(pid, signal.SIGSTOP)
         reason = self._outcome(link)
         if reason:
             for pid in stopped:
                 os.kill(pid, signal.SIGCONT)
-        strike_out("source", self._session)
-        if reason:
+            strike_out("source", self._session)
             raise MoveError(reason)
+
+    def end(self) -> None:
+        """End the tree here. Only then is forgotten what was decided: should the engine be killed before, it can be settled."""
+        self._tree.kill()
+        strike_out("source", self._session)
 
     def _outcome(self, link: Link) -> str:
         """Return why the destination does not run the tree, empty when it does. Raises InDoubt."""
