@@ -17,6 +17,7 @@ from ._engine.action_script import ActionScripts
 from ._engine.cli.line_log import LineLog, open_log
 from ._engine.errors import EngineError, UsageError
 from ._engine.options import DumpOptions, MigrateOptions, PageServerOptions, ReceiveTreeOptions, RestoreOptions
+from ._progress import close_progress, open_progress
 
 if TYPE_CHECKING:
     from ._engine.transfer.tls import TlsOptions
@@ -56,6 +57,8 @@ def run(work: Callable[[AnsibleModule], Outcome], argument_spec: ArgumentSpec, l
         module.fail_json(msg=str(error), **_obstacles(error))
     except OSError as error:
         module.fail_json(msg=f"the system refused: {error}; the log at its highest verbosity tells what was being done")
+    finally:
+        close_progress()
     answer = as_dict(outcome.result)
     for warning in answer.pop("warnings", ()):
         module.warn(warning)
@@ -81,9 +84,9 @@ def open_module_log(params: Mapping[str, Any]) -> LineLog:
 def engine_options(kind: Type[Options], params: Mapping[str, Any], log: LineLog, **more: Any) -> Options:
     """Return the engine's options of KIND from the PARAMS of a module, the action scripts among them."""
     scripts = ActionScripts(params["action_script"], params["images_dir"], log.logger, log.descriptor)
-    hook = {"hook": scripts} if params["action_script"] else {}
+    calls: Dict[str, Any] = {"progress": open_progress(log.logger), **({"hook": scripts} if params["action_script"] else {})}
     names = {one.name for one in fields(kind)}
-    return kind(**{**{name: value for name, value in params.items() if name in names}, **hook, **more})
+    return kind(**{**{name: value for name, value in params.items() if name in names}, **calls, **more})
 
 
 def tls_options(params: Mapping[str, Any]) -> Optional[TlsOptions]:

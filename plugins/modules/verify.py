@@ -111,17 +111,20 @@ wall_time:
   sample: 91000
 """
 
+import logging
+
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.stillframe.checkpoint.plugins.module_utils import _argspecs, _deps
 from ansible_collections.stillframe.checkpoint.plugins.module_utils._module import Outcome, run
+from ansible_collections.stillframe.checkpoint.plugins.module_utils._progress import open_progress
 
 
 def work(module: AnsibleModule) -> Outcome:
     """Verify what is in a directory."""
     from ansible_collections.stillframe.checkpoint.plugins.module_utils._engine.verify import verify
 
-    result = verify(module.params["images_dir"])
+    result = verify(module.params["images_dir"], open_progress(logging.getLogger(__name__)))
     faults = [fault.why for fault in result.faults]
     more = f"; and {len(faults) - 1} more faults" if len(faults) > 1 else ""
     return Outcome(False, result, failure=f"{faults[0]}{more}" if faults else "")

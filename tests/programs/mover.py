@@ -26,6 +26,7 @@ from _engine.errors import EngineError
 from _engine.migrate import migrate, settle
 from _engine.migrate_plan import plan
 from _engine.options import MigrateOptions, ReceiveTreeOptions
+from _engine.progress import Progress
 from _engine.receive import receive
 from _engine.transfer import wire
 
@@ -94,7 +95,8 @@ def main(verb: str, path: str, *words: str) -> int:
     values = json.loads(words[-1])
     if values.get("fault"):
         break_at(values["fault"])
-    options = {**values.get("options", {}), "hook": hook(values.get("hooks", {}))}
+    progress = Progress(lambda reading: log.info("progress %s", json.dumps(asdict(reading))), every=0)
+    options = {**values.get("options", {}), "hook": hook(values.get("hooks", {})), "progress": progress}
     try:
         if verb == "receive":
             result: Any = receive(ReceiveTreeOptions(**options), listener(path), log)

@@ -89,7 +89,7 @@ class Anew:
     ) -> Building:
         """Create the first process, with an empty address space."""
         contents = {task.pid: Content(task.mm, task.extents, task.cores[0].tc) for task in source.tasks}
-        family = FamilyMemory(contents, inherited, files.local, emptied)
+        family = FamilyMemory(contents, inherited, files.local, emptied, options.progress.add)
         try:
             root = self.stubs.create_root(pstree.first(source.hierarchy, options.shell_job), inherited.descriptors, options.restore_sibling)
             family.clear(root)

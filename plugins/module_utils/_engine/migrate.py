@@ -133,6 +133,7 @@ class _Move:
     def _round(self, number: int) -> RoundFigures:
         """Send what was written to since the round before, while the tree runs."""
         clock, options, sent_before = Clock(), self._dump_options(number), self._link.bytes_sent
+        options.progress.name(f"round {number}")
         os.mkdir(options.images_dir)
         pids = check_target(options.tree)
         with ExitStack() as stack:

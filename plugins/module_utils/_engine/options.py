@@ -9,6 +9,8 @@ import socket
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Callable, Mapping, Optional, Sequence, Tuple
 
+from .progress import Progress
+
 if TYPE_CHECKING:
     from .transfer.tls import TlsOptions
 
@@ -84,6 +86,7 @@ class DumpOptions:
     """Replace what images_dir holds."""
     page_server: Optional[PageServerOptions] = None
     """Send the pages there; all else is put into images_dir."""
+    progress: Progress = field(default_factory=Progress, compare=False)
     hook: Hook = field(default=no_hook, compare=False)
     """With any but `no_hook` the tree stands still until stage post-dump is over, so that files can be copied there in step with it."""
 
@@ -133,6 +136,7 @@ class RestoreOptions:
     """Make the root task a child of our parent, not of ours."""
     file_validation: str = "buildid"
     """filesize or buildid."""
+    progress: Progress = field(default_factory=Progress, compare=False)
     hook: Hook = field(default=no_hook, compare=False)
 
 
@@ -183,6 +187,7 @@ class MigrateOptions:
     """Seconds until an end that says nothing counts as lost."""
     decision_timeout: float = 60.0
     """Seconds to find out what became of the tree when the connection was lost at the decision."""
+    progress: Progress = field(default_factory=Progress, compare=False)
     hook: Hook = field(default=no_hook, compare=False)
     """Called with pre-freeze and post-freeze."""
 
@@ -203,5 +208,6 @@ class ReceiveTreeOptions:
     link_timeout: float = 30.0
     decision_timeout: float = 30.0
     """Seconds that a tree which is ready waits for a lost source; less than the source's own."""
+    progress: Progress = field(default_factory=Progress, compare=False)
     hook: Hook = field(default=no_hook, compare=False)
     """Called with pre-restore, post-restore, pre-resume and post-resume."""

@@ -132,6 +132,7 @@ class _Move:
                 shape, layouts = (), {}
             if frame.kind == TREE:
                 shape, layouts = unpack_shape(frame.body), {}
+                self._options.progress.begin(0, f"round {self._rounds + 1}")
             elif frame.kind == AREAS and shape:
                 pid, vmas = unpack_areas(frame.body)
                 layouts[pid] = vmas
@@ -139,8 +140,11 @@ class _Move:
                 pid, pieces, data = unpack_pages(frame.body)
                 self._ground.write(pid, pieces, data)
                 self._bytes += len(data)
+                self._options.progress.add(len(data))
             elif frame.kind == ZEROS:
-                self._ground.clear(*unpack_zeros(frame.body))
+                pid, pieces = unpack_zeros(frame.body)
+                self._ground.clear(pid, pieces)
+                self._options.progress.add(sum(length for _address, length in pieces))
             elif frame.kind == ROUND_END:
                 self._ground.settle()
                 self._rounds += 1

@@ -18,6 +18,7 @@ from .chains.lock import reading
 from .clock import Clock
 from .errors import ImagesError, Obstacle, RestoreError
 from .images.chain import open_chain
+from .images.pagemap import PAGE_SIZE
 from .options import RestoreOptions
 from .release import Release
 from .resources import clocks, core, numa, numbers, pstree, seccomp, sharing, zombies
@@ -69,6 +70,7 @@ def restore(options: RestoreOptions, log: logging.Logger, basis: Optional[Basis]
         inherited = Inherited(source, files, mounts)
         stubs = stack.enter_context(basis.stubs)
         clock.mark("forking")
+        options.progress.begin(sum(extent.pages * PAGE_SIZE for task in source.tasks for extent in task.extents))
         building = basis.begin(source, inherited, options, files, release.free if release is not None else None)
         if release is not None:
             stack.enter_context(release).begin()

@@ -17,10 +17,11 @@ from .images.chain import Chain, Dump, leads_back, open_dump, parent_of, strange
 from .images.directory import dump_files, pages_files, parent_link
 from .images.manifest import DUMP
 from .images.verification import image_faults, pages_faults
+from .progress import Progress
 from .results import Fault, VerifiedDump, VerifyResult
 
 
-def verify(images_dir: str) -> VerifyResult:
+def verify(images_dir: str, progress: Progress | None = None) -> VerifyResult:
     """Check the dump in IMAGES_DIR and all its parents; where it holds no dump but directories of dumps, all of these.
 
     What is wrong is told in the answer, not raised. Raises ImagesError when there is no dump at all. Changes nothing.
@@ -35,7 +36,7 @@ def verify(images_dir: str) -> VerifyResult:
     seen: set[str] = set()
     for top in tops:
         with reading(top):
-            for dump, errors in _verified(top, seen):
+            for dump, errors in _verified(top, seen, progress or Progress()):
                 told = {(error.path, error.offset, str(error)): error for error in errors}
                 faults += [Fault(error.path or dump.path, error.offset, str(error)) for error in told.values()]
                 dumps.append(VerifiedDump(dump.path, dump.id, not told, bool(dump.manifest and dump.manifest.images)))
@@ -51,7 +52,7 @@ def _tops(root: str) -> list[str]:
     return [path for path in paths if path not in parents] or paths
 
 
-def _verified(top: str, seen: set[str]) -> Iterator[tuple[Dump, list[ChainError]]]:
+def _verified(top: str, seen: set[str], progress: Progress) -> Iterator[tuple[Dump, list[ChainError]]]:
     """Yield the dump in TOP and its parents, each with what is wrong with it; those that were SEEN are not looked at again."""
     levels = list(_levels(top))
     for level, (dump, errors) in enumerate(levels):
@@ -60,7 +61,7 @@ def _verified(top: str, seen: set[str]) -> Iterator[tuple[Dump, list[ChainError]
         if os.path.realpath(dump.path) not in seen:
             seen.add(os.path.realpath(dump.path))
             parents = [dump for dump, _errors in levels[level + 1 :][:1] if os.path.isdir(dump.path)]
-            yield dump, errors + list(_faults(dump, *parents))
+            yield dump, errors + list(_faults(dump, parents[0] if parents else None, progress))
 
 
 def _levels(top: str) -> Iterator[tuple[Dump, list[ChainError]]]:
@@ -88,7 +89,7 @@ def _levels(top: str) -> Iterator[tuple[Dump, list[ChainError]]]:
         here = below
 
 
-def _faults(dump: Dump, parent: Dump | None = None) -> Iterator[ChainError]:
+def _faults(dump: Dump, parent: Dump | None, progress: Progress) -> Iterator[ChainError]:
     """Yield what is wrong with the files of DUMP, on top of PARENT."""
     if not os.path.isdir(dump.path) or strange_files(dump.path):
         return  # told already
@@ -97,8 +98,10 @@ def _faults(dump: Dump, parent: Dump | None = None) -> Iterator[ChainError]:
     if dump.finished:
         yield from soundness.task_faults(dump)
     yield from soundness.pagemap_faults(dump, parent)
-    for path in _pages_of(dump):
-        yield from pages_faults(path, dump.manifest)
+    paths = _pages_of(dump)
+    progress.begin(sum(os.path.getsize(path) for path in paths if os.path.isfile(path)), dump.path)
+    for path in paths:
+        yield from pages_faults(path, dump.manifest, count=progress.add)
 
 
 def _pages_of(dump: Dump) -> list[str]:

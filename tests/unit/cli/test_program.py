@@ -19,6 +19,7 @@ from _engine.cli.program import main
 from _engine.dedup import DedupResult
 from _engine.errors import TargetError
 from _engine.options import DumpOptions, RestoreOptions
+from _engine.progress import Progress
 from _engine.results import DumpResult, Fault, KeptDump, PruneResult, RestoreResult, SquashResult, VerifyResult
 
 PID = "4711"
@@ -62,7 +63,7 @@ class Engine:
         self._ask((root, rule, check))
         return PruneResult(root, (KeptDump("2", "2026-11-25", ("last",), None, True),), ("1",), 4096, 8192, 4096)
 
-    def verify(self, images_dir: str) -> VerifyResult:
+    def verify(self, images_dir: str, progress: Progress) -> VerifyResult:
         self._ask(images_dir)
         return VerifyResult(images_dir, False, (Fault("f", 5, "f is damaged; use another"),), (), 0, 1)
 

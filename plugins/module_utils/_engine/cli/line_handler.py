@@ -13,6 +13,8 @@ from contextlib import suppress
 LEVELS = (logging.CRITICAL + 1, logging.ERROR, logging.WARNING, logging.INFO, logging.DEBUG)
 """The least severe record that is written, by CRIU's verbosity 0 to 4."""
 _TIMESTAMPS_FROM = 3
+PROGRESS = logging.WARNING + 1
+"""How far a verb is: told from the verbosity of warnings on."""
 _NAMES = {logging.ERROR: "Error", logging.WARNING: "Warn "}
 
 

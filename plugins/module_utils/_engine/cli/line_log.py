@@ -19,11 +19,17 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import logging
 
+    from ..progress import Progress
+
 from ..errors import UsageError
 
 STDOUT = "-"
 _INFORMED_FROM = 3
 """CRIU's verbosity of information (LOG_INFO)."""
+_WARNED_FROM = 2
+"""CRIU's verbosity of warnings (LOG_WARN)."""
+_PROGRESS_EVERY = 2.0
+"""Seconds; what takes less says nothing."""
 _FIRST_FREE = 3
 """The log never takes the place of a standard stream that the caller has closed."""
 
@@ -47,6 +53,16 @@ class LineLog:
         """Log TEXT at the level of what is told for information alone."""
         if self._verbosity >= _INFORMED_FROM:
             self.logger.info(text, *arguments, stacklevel=2)
+
+    def progress(self) -> Progress:
+        """Return what tells here how far a verb is: wherever warnings are, but only to who has asked for a log or sits at a terminal."""
+        from ..progress import Progress
+        from .line_handler import PROGRESS
+
+        wanted = self._verbosity >= _WARNED_FROM and (not self.to_stderr or os.isatty(self.descriptor))
+        if not wanted and self._verbosity < _INFORMED_FROM:
+            return Progress()
+        return Progress(lambda reading: self.logger.log(PROGRESS, "%s", reading), _PROGRESS_EVERY, _PROGRESS_EVERY)
 
     def fail(self, verb: str, error: Exception | str) -> None:
         """Tell why VERB failed: in the log, and on standard error where the log is elsewhere or silent."""

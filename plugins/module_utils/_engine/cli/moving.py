@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import fields
 from typing import Any, Callable, Optional, TypeVar
 
@@ -13,29 +12,32 @@ from ..errors import UsageError
 from ..migrate import migrate, settle
 from ..migrate_plan import plan
 from ..options import Hook, MigrateOptions, ReceiveTreeOptions
+from ..progress import Progress
 from ..receive import receive
 from ..results import MigratePlan, MigrateResult, ReceiveTreeResult
 from ..transfer.ends import acceptor, connector
 from ..transfer.visitors import listen
+from .line_log import LineLog
 from .settings import Settings, tls_options
 from .status_fd import check_status_fd, report_ready
 
 _Options = TypeVar("_Options", MigrateOptions, ReceiveTreeOptions)
 
 
-def receive_tree(settings: Settings, hook: Hook, log: logging.Logger, say: Callable[[str], None]) -> Optional[ReceiveTreeResult]:
+def receive_tree(settings: Settings, hook: Hook, log: LineLog, say: Callable[[str], None]) -> Optional[ReceiveTreeResult]:
     """Listen, say so, and take one tree; returns None when a source only asked about an earlier one."""
     check_status_fd(settings.status_fd)
     with listen(settings.address, settings.port) as listener:
         where = "Listening on {} port {}".format(*listener.getsockname()[:2])
-        log.info("%s", where)
+        log.logger.info("%s", where)
         if not settings.port:
             say(where)
         report_ready(settings.status_fd)
-        return receive(_options(ReceiveTreeOptions, settings, hook), acceptor(listener, tls_options(settings), log), log)
+        options = _options(ReceiveTreeOptions, settings, hook, log.progress())
+        return receive(options, acceptor(listener, tls_options(settings), log.logger), log.logger)
 
 
-def migrate_tree(settings: Settings, hook: Hook, log: logging.Logger, say: Callable[[str], None]) -> None:
+def migrate_tree(settings: Settings, hook: Hook, log: LineLog, say: Callable[[str], None]) -> None:
     """Move the tree, only tell how that would go, or settle a session that was left in doubt."""
     if not settings.port and not settings.dry_run:
         raise UsageError("migrate needs the port that the receiver listens on; name it with --port")
@@ -47,22 +49,22 @@ def migrate_tree(settings: Settings, hook: Hook, log: logging.Logger, say: Calla
     if not settings.tree:
         raise UsageError("no process is named; name the root of the tree with --tree PID")
     if settings.dry_run:
-        found = plan(_options(MigrateOptions, settings, hook), connect if settings.port else None, log)
+        found = plan(_options(MigrateOptions, settings, hook, log.progress()), connect if settings.port else None, log.logger)
         for warning in found.warnings:
-            log.warning("%s", warning)
+            log.logger.warning("%s", warning)
         say(outlook(found))
         return
-    result = migrate(_options(MigrateOptions, settings, hook), connect, log)
+    result = migrate(_options(MigrateOptions, settings, hook, log.progress()), connect, log.logger)
     for warning in result.warnings:
-        log.warning("%s", warning)
+        log.logger.warning("%s", warning)
     if settings.display_stats:
         say(figures(result))
 
 
-def _options(kind: type[_Options], settings: Settings, hook: Hook) -> _Options:
+def _options(kind: type[_Options], settings: Settings, hook: Hook, progress: Progress) -> _Options:
     names = {one.name for one in fields(kind)} & {one.name for one in fields(Settings)}
     values: dict[str, Any] = {name: getattr(settings, name) for name in names}
-    return kind(**values, hook=hook)
+    return kind(**values, hook=hook, progress=progress)
 
 
 def outlook(found: MigratePlan) -> str:

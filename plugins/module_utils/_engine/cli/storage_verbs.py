@@ -56,7 +56,7 @@ def verify(session: Session) -> int:
     """Tell all that is wrong with the dump in the images dir and with its parents."""
     from ..verify import verify as verify_images
 
-    result = verify_images(session.images_dir)
+    result = verify_images(session.images_dir, session.log.progress())
     for fault in result.faults:
         session.log.fail("verify", fault.why)
     for dump in result.dumps:

@@ -89,6 +89,7 @@ def _dump_options(session: Session) -> DumpOptions:
         timeout=settings.timeout,
         force=settings.force,
         page_server=_page_server_options(settings),
+        progress=session.log.progress(),
         hook=session.hook(),
     )
 
@@ -132,6 +133,7 @@ def restore(session: Session) -> int:
         track_mem=settings.track_mem,
         restore_sibling=settings.restore_sibling,
         file_validation=settings.file_validation,
+        progress=session.log.progress(),
         hook=hook,
     )
     result = restore_tree(options, session.log.logger)
@@ -194,7 +196,7 @@ def receive(session: Session) -> int:
     settings = session.settings
     hook = with_pidfile(session.hook(), settings.pidfile)
     check_pidfile(settings.pidfile)
-    result = receive_tree(settings, hook, session.log.logger, say)
+    result = receive_tree(settings, hook, session.log, say)
     if result is None:
         return 0
     warn(session, result.warnings)
@@ -210,7 +212,7 @@ def migrate(session: Session) -> int:
 
     check_status_fd(session.settings.status_fd)
     hook = session.hook()
-    migrate_tree(session.settings, hook, session.log.logger, say)
+    migrate_tree(session.settings, hook, session.log, say)
     _finish(session, hook, "Migration finished successfully")
     return 0
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from ..errors import ChainError
 from .checksum import NOTHING, STRETCH, Checksummer, available, stretches_of
@@ -53,8 +53,10 @@ def verify_pages(path: str, manifest: Manifest | None, stretches: Iterable[int])
     _raise_first(pages_faults(path, manifest, stretches))
 
 
-def pages_faults(path: str, manifest: Manifest | None, stretches: Iterable[int] | None = None) -> Iterator[ChainError]:
-    """Yield what is wrong with pages file PATH in STRETCHES, by default all that MANIFEST has checksums of."""
+def pages_faults(
+    path: str, manifest: Manifest | None, stretches: Iterable[int] | None = None, count: Callable[[int], None] | None = None
+) -> Iterator[ChainError]:
+    """Yield what is wrong with pages file PATH in STRETCHES, by default all that MANIFEST has checksums of. COUNT gets the bytes read."""
     record = manifest.pages.get(os.path.basename(path)) if manifest else None
     if manifest is None or record is None or not record.stretches:
         return
@@ -70,6 +72,8 @@ def pages_faults(path: str, manifest: Manifest | None, stretches: Iterable[int] 
                     verify_stretch(path, file.fileno(), checksummer, record, index)
                 except ChainError as error:
                     yield error
+                if count is not None:
+                    count(STRETCH)
     except OSError as error:
         yield ChainError(str(fault("read", path, error)), path)
     except ChainError as error:

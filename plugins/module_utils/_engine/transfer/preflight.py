@@ -16,6 +16,7 @@ from ..dump import find_obstacles
 from ..errors import MoveError, Obstacle, UnsupportedError
 from ..kernel import procfs
 from ..options import DumpOptions, MigrateOptions
+from ..progress import Progress
 from ..tracking.trackers import Trackers
 from . import lacks, needs
 from .codec import garbled, pack, unpack
@@ -52,6 +53,7 @@ def dump_options(options: MigrateOptions, images_dir: str = "", last: bool = Fal
         skip_in_flight=options.skip_in_flight,
         ghost_limit=options.ghost_limit,
         timeout=options.timeout,
+        progress=Progress() if last else options.progress,  # nothing is told of the stop
     )
 
 

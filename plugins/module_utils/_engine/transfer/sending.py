@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import List, Optional
+from typing import Callable, List, Optional
 
 from ..errors import TargetError
 from ..images.chain import Chain, Extent, open_chain
@@ -19,6 +19,7 @@ from ..images.pagemap import Run, iterate_runs
 from ..images.ranges import merged
 from ..kernel.memory import MemoryReader
 from ..kernel.pagemap import PAGE_SIZE
+from ..progress import uncounted
 from ..resources.memory.pages import PageRuns, PagesFile
 from .codec import pack_pages
 from .wire import DATA, IMAGE, PAGES, ZEROS, Link
@@ -30,8 +31,8 @@ _ZEROS = bytes(PAGE_SIZE)
 class StreamedPages(PagesFile):
     """Takes the place of one pages file."""
 
-    def __init__(self, link: Link, path: str, algorithm: str, runs: PageRuns) -> None:
-        super().__init__(path, algorithm, runs)
+    def __init__(self, link: Link, path: str, algorithm: str, runs: PageRuns, count: Callable[[int], None] = uncounted) -> None:
+        super().__init__(path, algorithm, runs, count)
         self._link = link
 
     def __enter__(self) -> StreamedPages:
@@ -60,6 +61,7 @@ class StreamedPages(PagesFile):
                 self._link.send(PAGES, pack_pages(pid, pieces), *parts)
             if zeros:
                 self._link.send(ZEROS, pack_pages(pid, zeros))
+            self._count(size)
         return lost
 
     def drop(self, lost: Sequence[int]) -> PageRuns:

@@ -36,6 +36,7 @@ from .pages import PageRuns, PagesFile
 from .sent import SentObjects, SentPages
 from .shared import SharedMemory, SharedObject
 
+Count = Callable[[int], None]
 SPOOL_LIMIT = 4096
 """Pages: a rest up to this size is taken into our own memory during the stop, which is quicker than a snapshot."""
 _QUICK = 512
@@ -101,7 +102,7 @@ class MemoryDump:
         parent: Optional[Chain],
         log: logging.Logger,
         server: Optional[PageClient] = None,
-        make_file: Callable[[str, str, PageRuns], PagesFile] = PagesFile,
+        make_file: Callable[[str, str, PageRuns, Count], PagesFile] = PagesFile,
     ) -> None:
         self._make_file = make_file
         self._options = options
@@ -293,6 +294,7 @@ class MemoryDump:
 
     def _write(self, early: Optional[bool] = None, tolerant: bool = False) -> None:
         started = time.monotonic()
+        self._options.progress.begin(self._pages_to_write() * PAGE_SIZE)
         for index, task in enumerate(self._tasks):
             source = self._sources[task.pid]
             if task.telling == COMPARE and self._parent is not None:
@@ -305,10 +307,10 @@ class MemoryDump:
 
     def _file(self, task: TaskMemory) -> Union[PagesFile, SentPages]:
         if task.pid not in self._files and self._server is not None:
-            self._files[task.pid] = SentPages(self._server, task.name, task.runs)
+            self._files[task.pid] = SentPages(self._server, task.name, task.runs, self._options.progress.add)
         elif task.pid not in self._files:
             path = pages_path(self._directory.path, task.pages_id)
-            self._files[task.pid] = self._open_files.enter_context(self._make_file(path, fastest(), task.runs))
+            self._files[task.pid] = self._open_files.enter_context(self._make_file(path, fastest(), task.runs, self._options.progress.add))
         return self._files[task.pid]
 
     def write_images(self) -> Dict[str, PagesRecord]:

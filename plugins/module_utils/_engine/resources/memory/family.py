@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Any, Callable, Dict, Mapping, Optional, Protocol
 
+from ...progress import uncounted
 from ...tracee.tracee import Tracee
 from ..attributes import restore_page_size
 from .inheritance import NOTHING, Content, Inheritance, find
@@ -31,13 +32,19 @@ class FamilyMemory:
     """The memory of the processes of a tree, on its way into their stubs."""
 
     def __init__(
-        self, contents: Mapping[int, Content], descriptors: Descriptors, program: Callable[[int], int], emptied: Optional[Emptied] = None
+        self,
+        contents: Mapping[int, Content],
+        descriptors: Descriptors,
+        program: Callable[[int], int],
+        emptied: Optional[Emptied] = None,
+        count: Callable[[int], None] = uncounted,
     ) -> None:
-        """CONTENTS by process; PROGRAM gives the descriptor of a file by its number in the images; EMPTIED as `fill` has it."""
+        """CONTENTS by process; PROGRAM gives the descriptor of a file by its number in the images; EMPTIED and COUNT as `fill` has them."""
         self._contents = contents
         self._descriptors = descriptors
         self._program = program
         self._emptied = emptied
+        self._count = count
         self._inherited: Dict[int, Inheritance] = {}
         self._layouts: Dict[int, Layout] = {}
         """Of those that are filled."""
@@ -70,7 +77,7 @@ class FamilyMemory:
         restore_mm(stub, content.mm, -1 if inherited.vmas else self._program(content.mm.exe_file_id))
         restore_page_size(stub, content.tc, content.mm)
         descriptors = self._descriptors
-        self.read += fill(stub, layout, descriptors.pages, descriptors.of_mapping, inherited, emptied=self._emptied)
+        self.read += fill(stub, layout, descriptors.pages, descriptors.of_mapping, inherited, emptied=self._emptied, count=self._count)
 
     def settle(self, stub: Tracee) -> None:
         """Complete the memory of STUB, which is filled and forks no more. Raises OSError, RestoreError."""

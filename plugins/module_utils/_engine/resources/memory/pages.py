@@ -22,6 +22,7 @@ from ...images.manifest import PagesRecord
 from ...images.pagemap import Run
 from ...kernel.memory import MemoryReader
 from ...kernel.pagemap import PAGE_SIZE
+from ...progress import uncounted
 
 WORKERS = 2
 _IN_PARENT, _EARLY = 1, 2
@@ -100,10 +101,11 @@ class _Stretch(NamedTuple):
 class PagesFile:
     """One pages-N.img while it is written, from one or more sources."""
 
-    def __init__(self, path: str, algorithm: str, runs: PageRuns) -> None:
+    def __init__(self, path: str, algorithm: str, runs: PageRuns, count: Callable[[int], None] = uncounted) -> None:
         self.path = path
         self._algorithm = algorithm
         self._runs = runs
+        self._count = count
         self._size = runs.pages_written * PAGE_SIZE
         self._checksums: Dict[int, str] = {}
         self._spooled: List[Tuple[_Stretch, memoryview]] = []
@@ -156,6 +158,7 @@ class PagesFile:
                         raise
                     lost.extend(_read_pages(reader, part, stretch.pieces))
                 self._put(stretch, part, checksummer, writing)
+                self._count(len(part))
 
         _in_parallel(work, WORKERS if self._size > 4 * STRETCH else 1)
         return sorted(lost)

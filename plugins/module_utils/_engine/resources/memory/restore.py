@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import mmap
+from itertools import islice
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
@@ -14,6 +15,7 @@ from ...images.chain import Extent
 from ...images.pagemap import PAGE_SIZE
 from ...images.ranges import Range, difference, union
 from ...kernel import procfs
+from ...progress import uncounted
 from ...tracee.calls import Call, Reply
 from ...tracee.tracee import SCRATCH_SIZE, Tracee
 from .. import numa
@@ -27,6 +29,8 @@ TASK_SIZE = (1 << 47) - PAGE_SIZE
 _LOWEST = 1 << 32
 _PART = 1 << 20
 """Bytes: fits the processor's cache."""
+_AT_ONCE = 64
+"""Parts that are read in one batch of calls."""
 _GROUP = 2048
 """Pages that are in the images and in a task at once, when the images are freed meanwhile."""
 
@@ -121,19 +125,20 @@ def fill(
     inherited: Inheritance = NOTHING,
     there: Callable[[Any], bool] = _none_there,
     emptied: Optional[Emptied] = None,
+    count: Callable[[int], None] = uncounted,
 ) -> int:
     """Make the mappings of LAYOUT in STUB, which has nothing but what it has INHERITED, and fill them in; return the number of pages read.
 
     PAGES: the task's descriptors of the pages files by path. LOCAL: of what a vma_entry maps. THERE tells which mappings
-    are there already, with pages that the extents only add to. EMPTIED is told of what the stub has, as soon as it has it.
-    Raises OSError, RestoreError.
+    are there already, with pages that the extents only add to. EMPTIED is told of what the stub has, as soon as it has it, and COUNT of
+    how many bytes that is. Raises OSError, RestoreError.
     """
     _check(stub.batch(_mapping_calls(layout, inherited, there, local)))
     if emptied is None:
-        return _read(stub, list(inherited.left(layout.extents)), pages)
+        return _read(stub, list(inherited.left(layout.extents)), pages, count)
     done = 0
     for group in _groups(layout.extents):
-        done += _read(stub, list(inherited.left(group)), pages)
+        done += _read(stub, list(inherited.left(group)), pages, count)
         for extent in group:
             emptied(stub.pid, extent)
     return done
@@ -166,11 +171,14 @@ def _mapping_calls(
     return calls + numa.restore_calls([vma for vma in layout.vmas if (vma.start, vma.end) not in inherited.vmas])
 
 
-def _read(stub: Tracee, extents: Sequence[Extent], pages: Dict[str, int]) -> int:
-    calls = list(_fill_calls(extents, pages))
-    for call, reply in zip(calls, stub.batch(calls)):
-        if call.name == "pread64" and reply.check() != call.args[2]:
-            raise RestoreError(f"the pages of process {stub.pid} could not be read whole; verify the dump")
+def _read(stub: Tracee, extents: Sequence[Extent], pages: Dict[str, int], count: Callable[[int], None]) -> int:
+    parts = _parts(extents)
+    while group := list(islice(parts, _AT_ONCE)):
+        calls = [call for part in group for call in _fill_calls(part, pages)]
+        for call, reply in zip(calls, stub.batch(calls)):
+            if call.name == "pread64" and reply.check() != call.args[2]:
+                raise RestoreError(f"the pages of process {stub.pid} could not be read whole; verify the dump")
+        count(sum(extent.pages * PAGE_SIZE for part in group for extent in part))
     return sum(extent.pages for extent in extents)
 
 
@@ -214,17 +222,16 @@ def _filled(vmas: Sequence[Any], extents: Sequence[Extent]) -> List[bool]:
     return found
 
 
-def _fill_calls(extents: Sequence[Extent], pages: Dict[str, int]) -> Iterator[Call]:
-    """Yield what fills EXTENTS: for each part that fits the processor's cache, its pages are made and then read.
+def _fill_calls(part: Sequence[Extent], pages: Dict[str, int]) -> Iterator[Call]:
+    """Yield what fills PART, which fits the processor's cache: its pages are made and then read.
 
     To have them made at once takes the kernel two thirds of the time that a fault for each page in the middle of a read
     takes. MADV_POPULATE_WRITE came with Linux 5.14; without it, or where it fails, the reads make the pages.
     """
-    for part in _parts(extents):
-        start, last = part[0].start, part[-1]
-        yield Call("madvise", (start, last.start + last.pages * PAGE_SIZE - start, MADV_POPULATE_WRITE))
-        for extent in part:
-            yield Call("pread64", (pages[extent.path], extent.start, extent.pages * PAGE_SIZE, extent.offset))
+    start, last = part[0].start, part[-1]
+    yield Call("madvise", (start, last.start + last.pages * PAGE_SIZE - start, MADV_POPULATE_WRITE))
+    for extent in part:
+        yield Call("pread64", (pages[extent.path], extent.start, extent.pages * PAGE_SIZE, extent.offset))
 
 
 def _parts(extents: Iterable[Extent]) -> Iterator[List[Extent]]:

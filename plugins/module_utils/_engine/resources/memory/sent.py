@@ -10,13 +10,14 @@ our own memory until then.
 from __future__ import annotations
 
 import os
-from typing import Dict, Iterator, List, Optional, Sequence, Tuple, Union
+from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple, Union
 
 from ...errors import TargetError
 from ...images.image import ImagesDir
 from ...images.pagemap import Run
 from ...kernel.memory import MemoryReader
 from ...kernel.pagemap import PAGE_SIZE
+from ...progress import uncounted
 from ...transfer.page_client import PageClient
 from .pages import PageRun, PageRuns
 from .shared import SharedObject, filled_runs
@@ -28,10 +29,11 @@ _PIECE = 256
 class SentPages:
     """The pages of one task; stands where `PagesFile` does."""
 
-    def __init__(self, client: PageClient, image: str, runs: PageRuns) -> None:
+    def __init__(self, client: PageClient, image: str, runs: PageRuns, count: Callable[[int], None] = uncounted) -> None:
         self._client = client
         self._image = image
         self._runs = runs
+        self._count = count
         self._kept: Dict[int, memoryview] = {}
         self._pid = 0
         self._sent = False
@@ -86,6 +88,7 @@ class SentPages:
                     lost.extend(self._send_pages(reader, buffer[:PAGE_SIZE], start, end))
                 else:
                     self._client.add(self._image, start, (end - start) // PAGE_SIZE, data)
+                self._count(end - start)
         return lost
 
     def _send_pages(self, reader: MemoryReader, buffer: memoryview, start: int, end: int) -> Iterator[int]:
