@@ -56,6 +56,15 @@ options:
       - The images directory of the dump before this one, relative to O(images_dir), for example V(../1/).
       - Only memory that changed since that dump is written.
     type: str
+  force:
+    description:
+      - Replace what O(images_dir) holds. Dumps that build on what it holds are lost with it.
+    type: bool
+    default: false
+"""
+
+    TAKE = r"""
+options:
   tracker:
     description:
       - What tells which memory has changed.
@@ -97,11 +106,68 @@ options:
       - Seconds allowed for stopping the tree. When they have passed, the tree runs on and the module fails.
     type: float
     default: 10
-  force:
+"""
+
+    WHOLE = r"""
+options:
+  freeze:
     description:
-      - Replace what O(images_dir) holds. Dumps that build on what it holds are lost with it.
+      - How the memory is held still while it is written.
+      - V(snapshot) stops the tree for a copy-on-write snapshot only, and lets it go on while that is written.
+      - V(hold) keeps it stopped until everything is written.
+      - V(live) copies the memory while the tree runs and stops it for the rest.
+      - V(auto) takes V(snapshot) for a tree that goes on, else V(hold).
+    type: str
+    choices: [auto, live, snapshot, hold]
+    default: auto
+  ghost_limit:
+    description:
+      - The biggest file without a name that is kept in the images, in bytes or with a unit, such as V(512K).
+      - Of files that only the tree sees, in a private C(/tmp) or a tmpfs of its own, each mount may have as much, but at least V(64M).
+    type: str
+    default: 1M
+  irmap_scan_path:
+    description:
+      - Directories that are searched for files that the tree watches by inotify or fanotify and to which no path is known otherwise.
+    type: list
+    elements: path
+    default: []
+  link_remap:
+    description:
+      - Carry files that the tree has open and that are no longer under the path that they were opened by, but have other names.
+      - Each of them gets a further name in the directory of its old path, C(link_remap.N), until the tree is restored from this dump.
+      - Without it, such a tree is refused.
     type: bool
     default: false
+"""
+
+    KEEP = r"""
+options:
+  keep_last:
+    description:
+      - Keep so many of the newest dumps.
+    type: int
+    default: 0
+  keep_hourly:
+    description:
+      - Keep the last dump of each hour, for so many hours that have any. Hours, days and weeks are those of UTC.
+    type: int
+    default: 0
+  keep_daily:
+    description:
+      - Keep the last dump of each day, for so many days that have any.
+    type: int
+    default: 0
+  keep_weekly:
+    description:
+      - Keep the last dump of each week (ISO 8601), for so many weeks that have any.
+    type: int
+    default: 0
+  keep_within:
+    description:
+      - Keep all dumps that are not older than this, such as V(36h), V(7d), V(2w) or V(1d12h).
+    type: str
+    default: ""
 """
 
     EXTERNAL = r"""

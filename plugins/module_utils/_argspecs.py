@@ -31,15 +31,33 @@ RUN: ArgumentSpec = {
 
 DUMP: ArgumentSpec = {
     "prev_images_dir": {"type": "str"},
+    "force": {"type": "bool", "default": False},
+}
+"""Where `dump` and `pre_dump` write to."""
+
+TAKE: ArgumentSpec = {
     "tracker": {"type": "str", "choices": ["auto", "uffd_wp", "soft_dirty", "compare"], "default": "auto"},
     "auto_dedup": {"type": "bool", "default": False},
     "external": {"type": "list", "elements": "str", "default": []},
     "cgroup_dump_controller": {"type": "list", "elements": "str", "default": []},
     "skip_in_flight": {"type": "bool", "default": False},
     "timeout": {"type": "float", "default": 10},
-    "force": {"type": "bool", "default": False},
 }
-"""What `dump` and `pre_dump` share."""
+"""What `dump`, `pre_dump` and `checkpoint` share."""
+
+WHOLE: ArgumentSpec = {
+    "freeze": {"type": "str", "choices": ["auto", "live", "snapshot", "hold"], "default": "auto"},
+    "ghost_limit": {"type": "str", "default": "1M"},
+    "irmap_scan_path": {"type": "list", "elements": "path", "default": []},
+    "link_remap": {"type": "bool", "default": False},
+}
+"""What `dump` and `checkpoint` share."""
+
+KEEP: ArgumentSpec = {
+    **{f"keep_{name}": {"type": "int", "default": 0} for name in ("last", "hourly", "daily", "weekly")},
+    "keep_within": {"type": "str", "default": ""},
+}
+"""Which dumps `prune` and `checkpoint` keep."""
 
 EXTERNAL: ArgumentSpec = {
     "shell_job": {"type": "bool", "default": False},

@@ -12,9 +12,10 @@ from contextlib import contextmanager, suppress
 from typing import Any, Callable, Dict, Iterator, Mapping, Sequence
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.common.text.formatters import human_to_bytes
 
 from ._engine.cli.line_log import open_log
-from ._engine.errors import ImagesError, UnsupportedError
+from ._engine.errors import ImagesError, UnsupportedError, UsageError
 from ._engine.options import DumpOptions
 from ._engine.results import DumpPlan, DumpResult
 from ._module import Outcome, engine_options, find_tree, open_module_log, page_server_options
@@ -36,10 +37,18 @@ def perform(module: AnsibleModule, verb: Verb, plan: Plan, left: str) -> Outcome
         if not planned.dumpable:
             raise UnsupportedError(planned.obstacles)
         return Outcome(True, planned, before, _after(params, planned.pids, left))
-    with _directory(params["images_dir"]):
+    with directory(params["images_dir"]):
         log = open_module_log(params)
         result = verb(engine_options(DumpOptions, params, log, tree=tree, page_server=server), log.logger)
     return Outcome(True, result, before, _after(params, result.pids, left))
+
+
+def size(name: str, text: str) -> int:
+    """Return the bytes that option NAME says with TEXT. Raises UsageError."""
+    try:
+        return int(human_to_bytes(text))
+    except ValueError as error:
+        raise UsageError(f"{name} is {text!r}; give a size such as 512K, 1M or 4096") from error
 
 
 def _as_if_made(params: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -64,7 +73,7 @@ def _holds_dump(images_dir: str) -> bool:
 
 
 @contextmanager
-def _directory(path: str) -> Iterator[None]:
+def directory(path: str) -> Iterator[None]:
     """Make directory PATH where it is missing, and take it away again when what is done with it fails."""
     try:
         os.mkdir(path, 0o700)

@@ -20,6 +20,7 @@ from ._engine.options import DumpOptions, MigrateOptions, PageServerOptions, Rec
 from ._progress import close_progress, open_progress
 
 if TYPE_CHECKING:
+    from ._engine.chains.retention import Rule
     from ._engine.transfer.tls import TlsOptions
 
 Options = TypeVar("Options", DumpOptions, RestoreOptions, MigrateOptions, ReceiveTreeOptions)
@@ -87,6 +88,13 @@ def engine_options(kind: Type[Options], params: Mapping[str, Any], log: LineLog,
     calls: Dict[str, Any] = {"progress": open_progress(log.logger), **({"hook": scripts} if params["action_script"] else {})}
     names = {one.name for one in fields(kind)}
     return kind(**{**{name: value for name, value in params.items() if name in names}, **calls, **more})
+
+
+def retention_rule(params: Mapping[str, Any]) -> Rule:
+    """Return what the PARAMS of a module say about the dumps to keep."""
+    from ._engine.chains.retention import Rule
+
+    return Rule(**{name: params[f"keep_{name}"] for name in ("last", "hourly", "daily", "weekly", "within")})
 
 
 def tls_options(params: Mapping[str, Any]) -> Optional[TlsOptions]:

@@ -23,6 +23,8 @@ extends_documentation_fragment:
   - stillframe.checkpoint._images
   - stillframe.checkpoint._images.run
   - stillframe.checkpoint._images.dump
+  - stillframe.checkpoint._images.take
+  - stillframe.checkpoint._images.whole
   - stillframe.checkpoint._page_server
   - stillframe.checkpoint._page_server.tls
   - stillframe.checkpoint._images.external
@@ -52,35 +54,6 @@ options:
   track_mem:
     description:
       - Track the memory that the tree changes from now on, so that the next dump can build on this one.
-    type: bool
-    default: false
-  freeze:
-    description:
-      - How the memory is held still while it is written.
-      - V(snapshot) stops the tree for a copy-on-write snapshot only, and lets it go on while that is written.
-      - V(hold) keeps it stopped until everything is written.
-      - V(live) copies the memory while the tree runs and stops it for the rest.
-      - V(auto) takes V(snapshot) for a tree that goes on, else V(hold).
-    type: str
-    choices: [auto, live, snapshot, hold]
-    default: auto
-  ghost_limit:
-    description:
-      - The biggest file without a name that is kept in the images, in bytes or with a unit, such as V(512K).
-      - Of files that only the tree sees, in a private C(/tmp) or a tmpfs of its own, each mount may have as much, but at least V(64M).
-    type: str
-    default: 1M
-  irmap_scan_path:
-    description:
-      - Directories that are searched for files that the tree watches by inotify or fanotify and to which no path is known otherwise.
-    type: list
-    elements: path
-    default: []
-  link_remap:
-    description:
-      - Carry files that the tree has open and that are no longer under the path that they were opened by, but have other names.
-      - Each of them gets a further name in the directory of its old path, C(link_remap.N), until the tree is restored from this dump.
-      - Without it, such a tree is refused.
     type: bool
     default: false
 seealso:
@@ -261,7 +234,6 @@ obstacles:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.common.text.formatters import human_to_bytes
 
 from ansible_collections.stillframe.checkpoint.plugins.module_utils import _argspecs, _deps, _dumping
 from ansible_collections.stillframe.checkpoint.plugins.module_utils._module import Outcome, run
@@ -271,15 +243,13 @@ ARGUMENTS: _argspecs.ArgumentSpec = {
     **_argspecs.IMAGES,
     **_argspecs.RUN,
     **_argspecs.DUMP,
+    **_argspecs.TAKE,
+    **_argspecs.WHOLE,
     **_argspecs.PAGE_SERVER,
     **_argspecs.EXTERNAL,
     "leave_running": {"type": "bool", "default": False},
     "leave_stopped": {"type": "bool", "default": False},
     "track_mem": {"type": "bool", "default": False},
-    "freeze": {"type": "str", "choices": ["auto", "live", "snapshot", "hold"], "default": "auto"},
-    "ghost_limit": {"type": "str", "default": "1M"},
-    "irmap_scan_path": {"type": "list", "elements": "path", "default": []},
-    "link_remap": {"type": "bool", "default": False},
 }
 
 
@@ -288,10 +258,7 @@ def work(module: AnsibleModule) -> Outcome:
     from ansible_collections.stillframe.checkpoint.plugins.module_utils._engine.dump import dump, plan
 
     params = module.params
-    try:
-        params["ghost_limit"] = human_to_bytes(params["ghost_limit"])
-    except ValueError:
-        module.fail_json(msg=f"ghost_limit is {params['ghost_limit']!r}; give a size such as 512K, 1M or 4096")
+    params["ghost_limit"] = _dumping.size("ghost_limit", params["ghost_limit"])
     left = "running" if params["leave_running"] else "stopped" if params["leave_stopped"] else "killed"
     return _dumping.perform(module, dump, plan, left)
 

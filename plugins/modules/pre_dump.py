@@ -20,6 +20,7 @@ extends_documentation_fragment:
   - stillframe.checkpoint._images
   - stillframe.checkpoint._images.run
   - stillframe.checkpoint._images.dump
+  - stillframe.checkpoint._images.take
   - stillframe.checkpoint._page_server
   - stillframe.checkpoint._page_server.tls
 attributes:
@@ -193,7 +194,14 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.stillframe.checkpoint.plugins.module_utils import _argspecs, _deps, _dumping
 from ansible_collections.stillframe.checkpoint.plugins.module_utils._module import Outcome, run
 
-ARGUMENTS: _argspecs.ArgumentSpec = {**_argspecs.PROCESS, **_argspecs.IMAGES, **_argspecs.RUN, **_argspecs.DUMP, **_argspecs.PAGE_SERVER}
+ARGUMENTS: _argspecs.ArgumentSpec = {
+    **_argspecs.PROCESS,
+    **_argspecs.IMAGES,
+    **_argspecs.RUN,
+    **_argspecs.DUMP,
+    **_argspecs.TAKE,
+    **_argspecs.PAGE_SERVER,
+}
 
 
 def work(module: AnsibleModule) -> Outcome:

@@ -20,6 +20,7 @@ description:
 extends_documentation_fragment:
   - stillframe.checkpoint._attributes
   - stillframe.checkpoint._images
+  - stillframe.checkpoint._images.keep
 attributes:
   check_mode:
     support: full
@@ -33,31 +34,6 @@ options:
   images_dir:
     description:
       - The directory that holds the directories of the dumps. Their names do not matter, only the times of the dumps do.
-  keep_last:
-    description:
-      - Keep so many of the newest dumps.
-    type: int
-    default: 0
-  keep_hourly:
-    description:
-      - Keep the last dump of each hour, for so many hours that have any. Hours, days and weeks are those of UTC.
-    type: int
-    default: 0
-  keep_daily:
-    description:
-      - Keep the last dump of each day, for so many days that have any.
-    type: int
-    default: 0
-  keep_weekly:
-    description:
-      - Keep the last dump of each week (ISO 8601), for so many weeks that have any.
-    type: int
-    default: 0
-  keep_within:
-    description:
-      - Keep all dumps that are not older than this, such as V(36h), V(7d), V(2w) or V(1d12h).
-    type: str
-    default: ""
 seealso:
   - module: stillframe.checkpoint.squash
 author:
@@ -133,18 +109,14 @@ bytes_after:
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.stillframe.checkpoint.plugins.module_utils import _argspecs, _deps
-from ansible_collections.stillframe.checkpoint.plugins.module_utils._module import Outcome, run
-
-COUNTS = ("last", "hourly", "daily", "weekly")
+from ansible_collections.stillframe.checkpoint.plugins.module_utils._module import Outcome, retention_rule, run
 
 
 def work(module: AnsibleModule) -> Outcome:
     """Keep what the rule names."""
-    from ansible_collections.stillframe.checkpoint.plugins.module_utils._engine.chains.retention import Rule
     from ansible_collections.stillframe.checkpoint.plugins.module_utils._engine.prune import prune
 
-    rule = Rule(**{name: module.params[f"keep_{name}"] for name in (*COUNTS, "within")})
-    result = prune(module.params["images_dir"], rule, check=module.check_mode)
+    result = prune(module.params["images_dir"], retention_rule(module.params), check=module.check_mode)
     left = [kept.path for kept in result.kept]
     before = {"bytes_on_disk": result.bytes_before, "dumps": sorted([*left, *result.removed])}
     after = {"bytes_on_disk": result.bytes_after, "dumps": sorted(left)}
@@ -153,12 +125,7 @@ def work(module: AnsibleModule) -> Outcome:
 
 def main() -> None:
     """Run the module."""
-    spec = {
-        **_argspecs.IMAGES,
-        **{f"keep_{name}": {"type": "int", "default": 0} for name in COUNTS},
-        "keep_within": {"type": "str", "default": ""},
-    }
-    run(work, spec, _deps.IMAGES)
+    run(work, {**_argspecs.IMAGES, **_argspecs.KEEP}, _deps.IMAGES)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Callable, Mapping, Optional, Sequence, Tuple
 from .progress import Progress
 
 if TYPE_CHECKING:
+    from .chains.retention import Rule
     from .transfer.tls import TlsOptions
 
 Hook = Callable[[str, Mapping[str, str]], None]
@@ -94,6 +95,18 @@ class DumpOptions:
     def holds(self) -> bool:
         """Whether the tree stands still until its dump is written."""
         return not self.leave_running or self.freeze == "hold" or self.hook is not no_hook
+
+
+@dataclass(frozen=True)
+class CheckpointOptions:
+    """Options of `checkpoint`."""
+
+    dump: DumpOptions
+    """Its images_dir is the images root. The tree is left running, and tracked."""
+    full_every: int = 0
+    """The longest chain: after so many dumps a full one is made; 0 for no limit."""
+    keep: Optional[Rule] = None
+    """The dumps to keep; None for all."""
 
 
 @dataclass(frozen=True)

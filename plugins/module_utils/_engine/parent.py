@@ -43,17 +43,24 @@ def open_parent(options: DumpOptions) -> Optional[Chain]:
     return chain
 
 
+def is_of(chain: Chain, root: int) -> bool:
+    """Tell whether the newest dump of CHAIN is of the tree under ROOT, or that one was restored from it. Raises ImagesError."""
+    manifest = chain.top.manifest
+    if manifest is None or not manifest.id:
+        return root in _pids(chain.top.images)
+    return manifest.tree == tree_identity(root) or _restored_from(chain, root)
+
+
 def _check_same_tree(chain: Chain, root: int) -> None:
+    if is_of(chain, root):
+        return
     manifest = chain.top.manifest
     if manifest is not None and manifest.id:
-        if manifest.tree == tree_identity(root) or _restored_from(chain, root):
-            return
         theirs = f"process {manifest.tree.pid}" + ("" if manifest.tree.pid != root else ", an earlier one with this PID")
         raise ChainError(
             f"{chain.top.path} is a dump of another tree ({theirs}), not of process {root}; make a full dump, without prev_images_dir"
         )
-    if root not in _pids(chain.top.images):
-        raise ChainError(f"{chain.top.path} is a dump of another tree, without process {root}; make a full dump, without prev_images_dir")
+    raise ChainError(f"{chain.top.path} is a dump of another tree, without process {root}; make a full dump, without prev_images_dir")
 
 
 def _restored_from(chain: Chain, root: int) -> bool:

@@ -61,6 +61,38 @@ class DumpPlan:
 
 
 @dataclass(frozen=True)
+class CheckpointResult:
+    """What a `checkpoint` did."""
+
+    images_root: str
+    dump: DumpResult
+    reason: str
+    """Why the dump is full: first, unsound, restarted, too_long or untracked; else incremental."""
+    why: str
+    """The same as a clause."""
+    swept: Tuple[str, ...]
+    """Directories of dumps that an earlier run left unfinished, which were removed."""
+    removed: Tuple[str, ...]
+    """Directories of the dumps that no rule keeps."""
+    bytes_freed: int
+    """By their removal."""
+    warnings: Tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class CheckpointPlan:
+    """What a `checkpoint` would do: the answer in check mode. Nothing was touched."""
+
+    images_root: str
+    dump: DumpPlan
+    parent: str
+    """The directory of the dump that it would be made on top of, empty for a full one."""
+    reason: str
+    """As in CheckpointResult."""
+    why: str
+
+
+@dataclass(frozen=True)
 class RestoreResult:
     """What a `restore` did."""
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 SUPPORTED_VERBS: Mapping[str, str] = {
     "dump": "write a process tree into images",
     "pre-dump": "write only its memory, while it runs",
+    "checkpoint": "take the next dump of a service that runs on, in the images dir",
     "restore": "make the process tree anew from its images",
     "drill": "restore where nobody notices, run the command behind -- as a check, and end it",
     "dedup": "free in the parent dumps what the newest one replaces",

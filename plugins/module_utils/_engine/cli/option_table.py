@@ -36,6 +36,10 @@ def _refused(name: str, kind: str, text: str, short: str = "", twin: bool = Fals
 
 GENERIC = (
     _supported("tree", VALUE, "dump the process tree whose root is PID", "t", "PID"),
+    _supported("pid-file", VALUE, "or that whose PID is in FILE", metavar="FILE", ours=True),
+    _supported("name", VALUE, "or that whose name is NAME", metavar="NAME", ours=True),
+    _supported("systemd-unit", VALUE, "or that of systemd unit UNIT", metavar="UNIT", ours=True),
+    _supported("cgroup", VALUE, "or that in control group CGROUP", metavar="CGROUP", ours=True),
     _supported("images-dir", VALUE, "directory of the images (default: .)", "D", "DIR"),
     _supported("work-dir", VALUE, "directory to change to, for log, pidfile and stats (default: the images dir)", "W", "DIR"),
     _supported("leave-running", FLAG, "leave the tasks running after the dump", "R"),
@@ -225,12 +229,13 @@ REFUSED_OPTIONS = (
 )
 
 RETENTION = (
+    _supported("full-every", VALUE, "checkpoint: make a full dump when a chain has so many (default: 0, never)", metavar="NUM", ours=True),
     _supported("keep-last", VALUE, "keep the newest dumps", metavar="NUM", ours=True),
     _supported("keep-hourly", VALUE, "keep the last dump of each hour, for so many hours that have any", metavar="NUM", ours=True),
     _supported("keep-daily", VALUE, "keep the last dump of each day, likewise", metavar="NUM", ours=True),
     _supported("keep-weekly", VALUE, "keep the last dump of each week, likewise", metavar="NUM", ours=True),
     _supported("keep-within", VALUE, "keep all dumps that are not older, such as 36h, 7d or 1d12h", metavar="TIME", ours=True),
-    _supported("dry-run", FLAG, "prune, migrate: only tell what would be removed, or how the move would go", twin=True, ours=True),
+    _supported("dry-run", FLAG, "checkpoint, prune, migrate: only tell what would be done, or how the move would go", twin=True, ours=True),
 )
 
 GROUPS: Table = {
@@ -239,7 +244,7 @@ GROUPS: Table = {
     "Page server": PAGE_SERVER,
     "migrate": MIGRATE,
     "Kinds of state": STATE,
-    "prune": RETENTION,
+    "checkpoint, prune": RETENTION,
     "check": CHECK,
     "Logging and others": LOGGING,
     "Accepted without effect": HARMLESS_OPTIONS,

@@ -29,6 +29,7 @@ _SIGNALLED = 128
 _FAILURES = {
     "dump": "Dumping FAILED.",
     "pre-dump": "Pre-dumping FAILED.",
+    "checkpoint": "Dumping FAILED.",
     "restore": "Restoring FAILED.",
     "drill": "Drill FAILED.",
     "page-server": "Receiving FAILED.",

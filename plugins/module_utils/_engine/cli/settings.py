@@ -35,6 +35,10 @@ class Settings:
     operands: tuple[str, ...] = ()
     """The verb, and what follows it."""
     tree: int = 0
+    pid_file: str | None = None
+    name: str | None = None
+    systemd_unit: str | None = None
+    cgroup: str | None = None
     images_dir: str = "."
     work_dir: str | None = None
     prev_images_dir: str | None = None
@@ -54,6 +58,7 @@ class Settings:
     auto_dedup: bool = False
     keep_parents: bool = False
     keep_restorable: bool = False
+    full_every: int = 0
     keep_last: int = 0
     keep_hourly: int = 0
     keep_daily: int = 0
@@ -259,6 +264,7 @@ def _ignore(given: Given, values: dict[str, Any]) -> None:
 _CONVERT: Mapping[str, Callable[[Option, str], object]] = {
     "tree": _pid,
     "status-fd": _whole,
+    "full-every": _whole,
     "keep-last": _whole,
     "keep-hourly": _whole,
     "keep-daily": _whole,

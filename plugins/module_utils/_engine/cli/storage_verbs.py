@@ -36,12 +36,11 @@ def squash(session: Session) -> int:
 
 def prune(session: Session) -> int:
     """Remove the dumps in the images dir that no rule keeps."""
-    from ..chains.retention import Rule
     from ..prune import prune as prune_images
+    from .advancing import rule_of
 
     settings = session.settings
-    rule = Rule(settings.keep_last, settings.keep_hourly, settings.keep_daily, settings.keep_weekly, settings.keep_within)
-    result = prune_images(session.images_dir, rule, check=settings.dry_run)
+    result = prune_images(session.images_dir, rule_of(settings), check=settings.dry_run)
     warn(session, result.warnings)
     for kept in result.kept:
         anew = f", made anew on top of {kept.onto or 'none'}" if kept.squashed else ""

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from ..action_script import ActionScriptError
 from ..errors import UsageError
 from ..options import DrillOptions, DumpOptions, Hook, PageServerOptions, RestoreOptions
+from .advancing import find_tree, take_next
 from .pidfile import check_pidfile, with_pidfile
 from .session import Session, say, warn
 from .settings import Settings, tls_options
@@ -58,11 +59,9 @@ def pre_dump(session: Session) -> int:
 
 def _dump_options(session: Session) -> DumpOptions:
     settings = session.settings
-    if not settings.tree:
-        raise UsageError("no process is named; name the root of the tree with --tree PID")
     check_status_fd(settings.status_fd)
     return DumpOptions(
-        tree=settings.tree,
+        tree=find_tree(settings),
         images_dir=session.images_dir,
         work_dir=session.work_dir,
         prev_images_dir=settings.prev_images_dir,
@@ -101,6 +100,14 @@ def _page_server_options(settings: Settings) -> Optional[PageServerOptions]:
         raise UsageError("--page-server needs a port; name it with --port")
     tls = tls_options(settings) if settings.ps_socket < 0 else None  # as in CRIU: who gives a socket has seen to that
     return PageServerOptions(settings.address, settings.port, settings.ps_socket, tls)
+
+
+def checkpoint(session: Session) -> int:
+    """Take the next dump of a service."""
+    hook = session.hook()
+    warn(session, take_next(session.settings, _dump_options(session), session.log.logger))
+    _finish(session, hook, "Dumping finished successfully")
+    return 0
 
 
 def restore(session: Session) -> int:
@@ -271,6 +278,7 @@ def _finish(session: Session, hook: Hook, message: str) -> None:
 VERBS: Mapping[str, Callable[[Session], int]] = {
     "dump": dump,
     "pre-dump": pre_dump,
+    "checkpoint": checkpoint,
     "restore": restore,
     "drill": drill,
     "page-server": page_server,

@@ -191,6 +191,10 @@ class Trackers:
         """Return who would tell the changed pages of PIDS. Touches nothing."""
         return self._summary({self._telling(pid) for pid in pids})
 
+    def lost(self, pids: Sequence[int]) -> bool:
+        """Tell whether all of PIDS that the parent has would be compared with it, though there is a tracker here. Touches nothing."""
+        return self.arming != NONE and {self._telling(pid) for pid in pids} - {NONE} == {compare.NAME}
+
     def _summary(self, tellers: Set[str]) -> str:
         for name in (compare.NAME, soft_dirty.NAME, uffd_wp.NAME):
             if name in tellers:
