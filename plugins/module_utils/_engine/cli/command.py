@@ -17,14 +17,18 @@ SUPPORTED_VERBS: Mapping[str, str] = {
     "squash": "make a dump hold all its pages itself, and remove its parents",
     "prune": "remove the dumps that no --keep rule keeps, of all those in the images dir",
     "verify": "read dumps and their parents whole, and tell all that is wrong with them",
+    "export": "write a dump and its parents into one file, --archive",
+    "import": "unpack --archive into the images dir, which is made",
     "page-server": "receive the pages of a dump from another host",
     "migrate": "move a process tree to another host while it runs",
     "receive": "take a process tree that moves here",
     "check": "tell whether this machine has what the commands need",
 }
 
-IMAGE_VERBS = frozenset({"dedup", "squash", "prune", "verify"})
+IMAGE_VERBS = frozenset({"dedup", "squash", "prune", "verify", "export", "import"})
 """Those that touch no process."""
+MAKING_VERBS = frozenset({"import"})
+"""Those that make the images dir."""
 
 UNSUPPORTED_VERBS: Mapping[str, str] = {
     "lazy-pages": "restore without it, all pages are there before a restored task runs",

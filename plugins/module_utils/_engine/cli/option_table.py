@@ -124,7 +124,7 @@ MIGRATE = (
     _supported(
         "compress",
         VALUE,
-        "compress memory on its way: auto does so where that is quicker (default: none)",
+        "compress memory on its way, or an archive; auto does so where that is quicker (default: none)",
         metavar="HOW",
         choices=("none", "zstd", "auto"),
         ours=True,
@@ -235,7 +235,13 @@ RETENTION = (
     _supported("keep-daily", VALUE, "keep the last dump of each day, likewise", metavar="NUM", ours=True),
     _supported("keep-weekly", VALUE, "keep the last dump of each week, likewise", metavar="NUM", ours=True),
     _supported("keep-within", VALUE, "keep all dumps that are not older, such as 36h, 7d or 1d12h", metavar="TIME", ours=True),
-    _supported("dry-run", FLAG, "checkpoint, prune, migrate: only tell what would be done, or how the move would go", twin=True, ours=True),
+    _supported("dry-run", FLAG, "checkpoint, prune, migrate, export, import: only tell what would be done", twin=True, ours=True),
+)
+
+ARCHIVES = (
+    _supported("archive", VALUE, "export, import: the file to write or to read", metavar="FILE", ours=True),
+    _supported("recipients-file", VALUE, "export: encrypt by age, for the public keys in FILE", metavar="FILE", ours=True),
+    _supported("identity-file", VALUE, "import: the private key of age is in FILE", metavar="FILE", ours=True),
 )
 
 GROUPS: Table = {
@@ -249,6 +255,7 @@ GROUPS: Table = {
     "Logging and others": LOGGING,
     "Accepted without effect": HARMLESS_OPTIONS,
     "Not supported yet, refused": REFUSED_OPTIONS,
+    "Archives": ARCHIVES,
 }
 
 OPTIONS: tuple[Option, ...] = tuple(option for group in GROUPS.values() for option in group)

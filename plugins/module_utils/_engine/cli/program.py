@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 
 from ..errors import EngineError, ImagesError, UsageError
 from ..version import VERSION
-from .command import DEPRECATED_STATUS, DEPRECATED_VERBS, IMAGE_VERBS, SUPPORTED_VERBS, UNSUPPORTED_VERBS
+from .command import DEPRECATED_STATUS, DEPRECATED_VERBS, IMAGE_VERBS, MAKING_VERBS, SUPPORTED_VERBS, UNSUPPORTED_VERBS
 
 if TYPE_CHECKING:
     from .line_log import LineLog
@@ -101,7 +101,7 @@ def _run(verb: str, settings: Settings, argv: Sequence[str]) -> int:
     for descriptor in settings.close:
         with suppress(OSError):
             os.close(descriptor)
-    images_dir, work_dir = _enter(settings)
+    images_dir, work_dir = _enter(settings, verb in MAKING_VERBS)
     log = open_log(settings.log_file, settings.verbosity)
     log.note("Version: %s", VERSION)
     log.note("Running on %s", " ".join(os.uname()))
@@ -123,12 +123,17 @@ def _sentence(error: Exception) -> str:
     return str(error)
 
 
-def _enter(settings: Settings) -> tuple[str, str]:
-    """Change to the work dir; return the absolute paths of images dir and work dir. Raises ImagesError and UsageError."""
+def _enter(settings: Settings, made: bool) -> tuple[str, str]:
+    """Change to the work dir; return the absolute paths of images dir and work dir. Raises ImagesError and UsageError.
+
+    An images dir that is MADE by the verb is no place to be in.
+    """
     from .settings import absolute
 
     images_dir, work_dir = absolute(settings)
-    if not os.path.isdir(images_dir):
+    if made:
+        work_dir = os.path.abspath(settings.work_dir or ".")
+    elif not os.path.isdir(images_dir):
         what = "is not a directory" if os.path.lexists(images_dir) else "does not exist"
         raise ImagesError(f"images directory {images_dir} {what}; make it first, or name another one with --images-dir")
     try:

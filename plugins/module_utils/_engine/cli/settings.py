@@ -65,6 +65,10 @@ class Settings:
     keep_weekly: int = 0
     keep_within: str = ""
     dry_run: bool = False
+    archive: str = ""
+    """Absolute, as are the two that follow."""
+    recipients_file: str = ""
+    identity_file: str = ""
     tracker: str = "auto"
     freeze: str = "auto"
     page_server: bool = False
@@ -179,6 +183,11 @@ def _text(option: Option, value: str) -> str:
     return value
 
 
+def _path(option: Option, value: str) -> str:
+    """Return VALUE as an absolute path: what the caller names is meant from where the caller is."""
+    return os.path.abspath(value)
+
+
 def _whole(option: Option, value: str) -> int:
     if not re.fullmatch("[0-9]+", value):
         raise UsageError(f"option --{option.name} takes a whole number, not {value!r}")
@@ -262,6 +271,9 @@ def _ignore(given: Given, values: dict[str, Any]) -> None:
 
 
 _CONVERT: Mapping[str, Callable[[Option, str], object]] = {
+    "archive": _path,
+    "recipients-file": _path,
+    "identity-file": _path,
     "tree": _pid,
     "status-fd": _whole,
     "full-every": _whole,

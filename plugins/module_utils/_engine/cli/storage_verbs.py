@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from ..errors import UsageError
 from .session import Session, say, warn
 
 
@@ -65,9 +66,40 @@ def verify(session: Session) -> int:
     return 0 if result.sound else 1
 
 
+def export(session: Session) -> int:
+    """Write the dump in the images dir and its parents into one file."""
+    from ..export_chain import export_chain
+
+    settings = session.settings
+    archive = _archive(session)
+    result = export_chain(session.images_dir, archive, settings.compress != "none", settings.recipients_file, settings.dry_run)
+    say(f"{len(result.dumps)} dumps, {result.bytes_read} bytes, {result.bytes_written} in {result.archive}")
+    return 0
+
+
+def import_(session: Session) -> int:
+    """Unpack an archive into the images dir."""
+    from ..import_chain import import_chain
+
+    settings = session.settings
+    result = import_chain(_archive(session), session.images_dir, settings.identity_file, settings.dry_run)
+    for path in result.dumps:
+        say(path)
+    say(f"{len(result.dumps)} dumps, {result.bytes_written} bytes {'would be ' if settings.dry_run else ''}written")
+    return 0
+
+
+def _archive(session: Session) -> str:
+    if not session.settings.archive:
+        raise UsageError("no archive is named; give it with --archive FILE")
+    return session.settings.archive
+
+
 STORAGE_VERBS: Mapping[str, Callable[[Session], int]] = {
     "dedup": dedup,
     "squash": squash,
     "prune": prune,
     "verify": verify,
+    "export": export,
+    "import": import_,
 }
