@@ -21,7 +21,7 @@ sys.path.insert(0, str(PROGRAMS))
 from streams import Client
 
 ESTABLISHED = "--tcp-established"
-LOCK, TAKE, KEEP = range(3)
+LOCK, HOLD, TAKE, LET, HOLD_AGAIN, KEEP = range(6)
 """The requests to the guard of one connection."""
 MUCH = 1 << 17
 """Bytes that tell that a connection goes on."""
@@ -81,6 +81,18 @@ def test_a_client_outside_notices_nothing(lab: Lab, address: str) -> None:
         assert "CRIU-" not in tables()
 
 
+def test_threads_and_signals_are_not_disturbed(lab: Lab) -> None:
+    with connected(lab, "127.0.0.1", "busy") as (pid, _client):
+        for number in range(3):
+            lab.dump(pid, str(number), "--leave-running", ESTABLISHED)
+            assert_goes_on(lab, "server")
+        assert os.waitid(os.P_PID, pid, os.WSTOPPED | os.WCONTINUED | os.WNOHANG | os.WNOWAIT) is None
+        path = lab.dump(pid, "last", ESTABLISHED)
+        lab.reap()
+        lab.restore(path, ESTABLISHED)
+        assert_goes_on(lab, "server")
+
+
 def test_both_ends_in_the_tree_and_restored_twice(lab: Lab) -> None:
     pid = start(lab, "pair", "127.0.0.1")
     assert_goes_on(lab, "server", "client")
@@ -116,12 +128,12 @@ def die_at(request: int, *words: object) -> None:
     assert done.returncode == -signal.SIGKILL, done.stderr
 
 
-@pytest.mark.parametrize("asked", [LOCK, TAKE], ids=["lock", "take"])
+@pytest.mark.parametrize("asked", [LOCK, HOLD, TAKE, LET], ids=["lock", "hold", "take", "let"])
 def test_an_engine_that_is_killed_leaves_the_connection_alone(lab: Lab, asked: int) -> None:
-    # Killed while the guard reads a connection: the tree runs at once, and for that moment its socket is in repair mode (docs/limits.md).
-    with connected(lab, "127.0.0.1", "patient" if asked == TAKE else "server") as (pid, _client):
-        for left in ("--leave-running", "--leave-stopped"):
-            die_at(asked, "dump", "--tree", pid, "--images-dir", lab.images(f"{asked}{left}"), left, ESTABLISHED)
+    with connected(lab, "127.0.0.1") as (pid, _client):
+        for number in range(4 if asked == TAKE else 2):
+            left = ("--leave-running", "--leave-stopped")[number % 2]
+            die_at(asked, "dump", "--tree", pid, "--images-dir", lab.images(f"{asked}{number}"), left, ESTABLISHED)
             assert_goes_on(lab, "server")
         until(lambda: "stillframe-" not in tables(), "a lock outlives its engine")
 
@@ -132,7 +144,6 @@ def test_an_engine_that_is_killed_when_the_dump_is_done_loses_no_connection(lab:
         die_at(KEEP, "dump", "--tree", pid, "--images-dir", path, ESTABLISHED)
         until(lambda: state(pid) == "Z", "the guard does not end the tree")
         lab.reap()
-        (lab.folder / "failed").unlink(missing_ok=True)  # it may have met its socket in repair mode right before
         lab.restore(path, ESTABLISHED)
         assert_goes_on(lab, "server")
 

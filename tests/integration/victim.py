@@ -188,8 +188,11 @@ def sentence(done: subprocess.CompletedProcess[str]) -> str:
 
 def children() -> set[int]:
     """Return our children."""
-    tasks = Path("/proc/self/task").iterdir()
-    return {int(pid) for task in tasks for pid in (task / "children").read_text().split()}
+    found: set[int] = set()
+    for task in Path("/proc/self/task").iterdir():
+        with suppress(FileNotFoundError, ProcessLookupError):  # a thread of ours that has just ended
+            found.update(map(int, (task / "children").read_text().split()))
+    return found
 
 
 def become_subreaper() -> None:

@@ -3,14 +3,13 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """TCP connections that carry checked data both ways without end: `streams.py server|pair FOLDER ADDRESS`.
 
-`server` takes one client from outside, and so does `patient`, which tries again when its socket is in repair mode; `pair` has both ends,
-in two processes. The port is written to FOLDER/port, how many bytes
-each end has received and found right to FOLDER/received-NAME, and what went wrong to FOLDER/failed.
+`server` takes one client from outside, and so does `busy`, which has threads and a timer besides, and for which a SIGCONT is a fault;
+`pair` has both ends, in two processes. The port is written to FOLDER/port, how many bytes each end has received and found right to
+FOLDER/received-NAME, and what went wrong to FOLDER/failed.
 """
 
 from __future__ import annotations
 
-import errno
 import os
 import random
 import select
@@ -18,6 +17,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,19 +29,12 @@ AHEAD = 1 << 17
 """How much more is sent than was received: both ends go on at one pace."""
 
 
-def stream(sock: socket.socket, received: Callable[[int], bool], patient: bool = False) -> None:
-    """Send and check data until RECEIVED, which is told how much came, answers False. RuntimeError when anything is not as it was sent.
-
-    PATIENT: try again when the kernel says what it says of a socket in repair mode.
-    """
+def stream(sock: socket.socket, received: Callable[[int], bool]) -> None:
+    """Send and check data until RECEIVED, which is told how much came, answers False. RuntimeError when anything is not as it was sent."""
     sock.setblocking(False)
     done = (0, 0)
     while received(done[1]):
-        try:
-            done = _step(sock, *done)
-        except OSError as error:
-            if not patient or error.errno not in (errno.EINVAL, errno.EPERM):
-                raise
+        done = _step(sock, *done)
 
 
 def _step(sock: socket.socket, sent: int, came: int) -> tuple[int, int]:
@@ -90,7 +83,7 @@ class Client:
         return not self._ended
 
 
-def run(folder: Path, name: str, sock: socket.socket, patient: bool = False) -> None:
+def run(folder: Path, name: str, sock: socket.socket) -> None:
     """Stream until killed."""
     progress = os.open(folder / f"received-{name}", os.O_RDWR | os.O_CREAT, 0o600)
 
@@ -99,10 +92,30 @@ def run(folder: Path, name: str, sock: socket.socket, patient: bool = False) -> 
         return True
 
     try:
-        stream(sock, received, patient)
+        stream(sock, received)
     except (OSError, RuntimeError) as error:
         (folder / "failed").write_text(f"{name}: {error!r}")
         raise
+
+
+def fault(number: int, _frame: object) -> None:
+    """Fail for a signal that nobody has sent."""
+    raise RuntimeError(f"signal {number}")
+
+
+def tick() -> None:
+    """Sleep for short, for ever."""
+    while True:
+        time.sleep(0.0001)
+
+
+def be_busy() -> None:
+    """Have threads that wait and one that goes in and out of the kernel, and a signal each 5 ms."""
+    for work in (signal.pause, signal.pause, tick):
+        threading.Thread(target=work, daemon=True).start()
+    signal.signal(signal.SIGCONT, fault)
+    signal.signal(signal.SIGALRM, lambda _number, _frame: None)
+    signal.setitimer(signal.ITIMER_REAL, 0.005, 0.005)
 
 
 def main() -> None:
@@ -119,7 +132,10 @@ def main() -> None:
     else:
         (folder / "port.new").write_text(str(listening.getsockname()[1]))
         (folder / "port.new").rename(folder / "port")
-        run(folder, "server", listening.accept()[0], role == "patient")
+        sock = listening.accept()[0]
+        if role == "busy":
+            be_busy()
+        run(folder, "server", sock)
 
 
 if __name__ == "__main__":

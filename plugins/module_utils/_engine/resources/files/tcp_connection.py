@@ -109,7 +109,8 @@ class ConnectionsDump:
         sockets, flows = self._survey()
         self._guard = Guard(flows, list(sockets.values()))
         self._guard.start()
-        self._found = {inode: self._guard.take(local) for inode, local in sockets.items()}
+        with self._guard.holding(self._context.pids()):
+            self._found = {inode: self._guard.take(local) for inode, local in sockets.items()}
         if self._context.options.leave_running or self._context.options.leave_stopped:
             self.close()
 

@@ -4,7 +4,8 @@
 """The guard: a process that locks the connections of a tree while they are dumped, and leaves none locked or in repair mode.
 
 Repair mode is a state of the socket, which the tree shares: it does not end when we do. So the guard, not we, turns it on
-and off, and goes on when we are killed. The lock is a table of nf_tables that it owns: killed itself, the lock is gone too.
+and off, and goes on when we are killed. The tree stays stopped then until that is done: see `tracee/stay.py`. The lock is a
+table of nf_tables that the guard owns: killed itself, the lock is gone too.
 """
 
 from __future__ import annotations
@@ -12,18 +13,20 @@ from __future__ import annotations
 import os
 import signal
 import socket
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection as Pipe
 from typing import Any
 
 from ...errors import KernelError
 from ...kernel import tcp_repair
 from ...kernel.nftables import Flow, Nftables
+from ...kernel.syscall import syscall
+from ...tracee import stay
 from ...kernel.urgency import urgent
 from .socket_options import borrowed
 
-_TAKE, _KEEP = "take", "keep"
+_HOLD, _LET, _TAKE, _KEEP = "hold", "let", "take", "keep"
 
 
 def lock_table(dump_id: str) -> str:
@@ -54,6 +57,16 @@ class Guard:
         self._pipe = Pipe(ours.detach())
         self._answer("the connections cannot be locked")
 
+    @contextmanager
+    def holding(self, pids: Sequence[int]) -> Iterator[None]:
+        """Have PIDS, which we have stopped, stay so for the length of the block should we die in it. Raises KernelError."""
+        held = tuple(stay.places(pids))
+        try:
+            self._ask((_HOLD, held), "the tree cannot be held")
+            yield
+        finally:
+            self._let(held)
+
     def take(self, local: int) -> tcp_repair.Connection:
         """Return what our socket LOCAL holds. KernelError when it cannot be read."""
         found: tcp_repair.Connection = self._ask((_TAKE, local), "a TCP connection cannot be read")
@@ -61,7 +74,13 @@ class Guard:
 
     def keep(self, table: str, pids: Sequence[int]) -> None:
         """Make the lock last, as TABLE, and the connections mute: PIDS are to be killed next. Should we die, the guard does it."""
-        self._ask((_KEEP, table, tuple(pids)), "the connections cannot be kept for the restore")
+        held = tuple(stay.places(pids))
+        try:
+            self._ask((_HOLD, held), "the tree cannot be held")
+            self._ask((_KEEP, table, tuple(pids)), "the connections cannot be kept for the restore")
+        except KernelError:
+            self._let(held)
+            raise
 
     def close(self) -> None:
         """End the process and wait until it has: it has lifted the lock, but for `keep`."""
@@ -71,6 +90,11 @@ class Guard:
         if self._pid:
             os.waitpid(self._pid, 0)
             self._pid = 0
+
+    def _let(self, held: Sequence[stay.Place]) -> None:
+        stay.leave(held)
+        with suppress(KernelError):  # it has ended, and holds nothing
+            self._ask((_LET,), "the tree cannot be let go")
 
     def _ask(self, request: tuple[Any, ...], failure: str) -> Any:
         if self._pipe is None:
@@ -115,6 +139,10 @@ def _guard(end: int, flows: Sequence[Flow], sockets: Sequence[int]) -> None:
                 request = pipe.recv()
                 if request[0] == _TAKE:
                     _reply(pipe, lambda local=request[1]: served.take(local))  # type: ignore[misc]
+                elif request[0] == _HOLD:
+                    _reply(pipe, lambda threads=request[1]: served.hold(threads))  # type: ignore[misc]
+                elif request[0] == _LET:
+                    _reply(pipe, served.let)
                 else:
                     _reply(pipe, lambda asked=request: served.keep(asked[1], flows, asked[2]))  # type: ignore[misc]
         except (EOFError, ConnectionError):
@@ -146,6 +174,17 @@ class _Served:
         self._sockets = sockets
         self._doomed: list[int] = []
         """pidfds of the tree that is to be killed."""
+        self._held: list[int] = []
+        """pidfds of the processes that stop should they run on."""
+
+    def hold(self, threads: Sequence[stay.Place]) -> None:
+        self._held = [os.pidfd_open(pid) for pid in {thread.pid for thread in threads}]
+        for thread in threads:
+            syscall("tgkill", thread.pid, thread.tid, signal.SIGSTOP)
+
+    def let(self) -> None:
+        while self._held:
+            os.close(self._held.pop())
 
     def take(self, local: int) -> tcp_repair.Connection:
         with borrowed(local) as sock:
@@ -165,10 +204,10 @@ class _Served:
         self._doomed = doomed
 
     def end(self) -> None:
-        """Kill what is to be killed, unless that was done."""
-        for pidfd in self._doomed:
+        """Kill what is to be killed, unless that was done, or else let go on what is held."""
+        for pidfd in self._doomed or self._held:
             with suppress(ProcessLookupError):
-                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL if self._doomed else signal.SIGCONT)
 
     @staticmethod
     def _mute(local: int, changed: dict[int, int]) -> None:
