@@ -17,7 +17,7 @@ import uuid
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from functools import partial
-from typing import List, Optional, Sequence
+from typing import Any, Dict, List, Mapping, Optional, Sequence
 
 from . import dump as dumping
 from . import pre_dump as pre_dumping
@@ -25,6 +25,7 @@ from .clock import Clock
 from .errors import EngineError, MoveError
 from .images.directory import DumpDirectory
 from .images.manifest import PRE_DUMP
+from .images.ranges import Range
 from .images.schema import message
 from .kernel import procfs
 from .kernel.urgency import urgent
@@ -47,6 +48,7 @@ from .transfer.codec import pack_areas, pack_shape, unpack
 from .transfer.convergence import UNTRACKED, enough
 from .transfer.decision import Decision, Record, all_stopped, ask, prune, read_down, strike_out
 from .transfer.greeting import greet
+from .transfer.last_round import LastPages, ground_of
 from .transfer.received import PrivateDirectory
 from .transfer.sending import SentChain, StreamedPages, send_images
 from .transfer.wire import ABORT, APPLIED, AREAS, FINAL, READY, ROUND_END, TREE, Link
@@ -127,11 +129,17 @@ class _Move:
             reason = enough(self._rounds, self._options.max_downtime, self._options.max_rounds)
         return self._stop(reason)
 
+    def _refuse(self, number: int) -> None:
+        """Raise UnsupportedError when something came up that cannot be carried."""
+        options = self._dump_options(number)
+        with Trackers(options, self._sent, self._log) as trackers:
+            dumping.refuse(options, check_target(options.tree), trackers)
+
     def _dump_options(self, number: int, last: bool = False) -> DumpOptions:
         return preflight.dump_options(self._options, os.path.join(self._directory, str(number)), last)
 
     def _round(self, number: int) -> RoundFigures:
-        """Send what was written to since the round before, while the tree runs."""
+        """Send what was written to since the round before, while the tree runs; what cannot be carried was refused before."""
         clock, options, sent_before = Clock(), self._dump_options(number), self._link.bytes_sent
         options.progress.name(f"round {number}")
         os.mkdir(options.images_dir)
@@ -139,11 +147,11 @@ class _Move:
         with ExitStack() as stack:
             directory = stack.enter_context(DumpDirectory(options.images_dir, lasting=False))
             trackers = stack.enter_context(Trackers(options, self._sent, self._log))
-            dumping.refuse(options, pids, trackers)
+            trackers.choose()
+            trackers.look(pids)
             trackers.prepare(pids)
             files, mounts = stack.enter_context(FilesDump(options)), stack.enter_context(MountsDump(options))
-            sender = partial(StreamedPages, self._link)
-            memory = stack.enter_context(MemoryDump(options, directory, self._sent, self._log, make_file=sender))
+            memory = stack.enter_context(MemoryDump(options, directory, self._sent, self._log, make_file=self._streamed))
             common = dumping.common_tables(options)
             work = dumping.Work(options, directory, None, trackers, files, mounts, SysvDump(), memory, clock, common)
             self._link.send(TREE, pack_shape(shape.look(pids)))
@@ -163,17 +171,24 @@ class _Move:
         rate = pages * 1_000_000 // since if since else 0
         return RoundFigures(number, pages, self._link.bytes_sent - sent_before, clock.between("start", "end"), rate)
 
+    def _streamed(self, _pid: int, *words: Any) -> StreamedPages:
+        return StreamedPages(self._link, *words)
+
     def _stop(self, reason: str) -> MigrateResult:
         """Stop the tree, send the rest and its state, and let it run on the other host."""
+        self._refuse(len(self._rounds) + 1)
+        if self._rounds:  # what was written to meanwhile, and no more is left for the stop than what is while this one lasts
+            self._rounds.append(self._round(len(self._rounds) + 1))
         clock, options, sent_before = Clock(), self._dump_options(len(self._rounds) + 1, last=True), self._link.bytes_sent
         os.mkdir(options.images_dir)
         pids = check_target(options.tree)
         with ExitStack() as stack:
             directory = stack.enter_context(DumpDirectory(options.images_dir, lasting=False))
             trackers = stack.enter_context(Trackers(options, self._sent, self._log, assumes=True))
-            dumping.refuse(options, pids, trackers)
+            trackers.look(pids)
             trackers.prepare(pids)
-            memory = stack.enter_context(MemoryDump(options, directory, self._sent, self._log))
+            ground: Dict[int, List[Range]] = {}
+            memory = stack.enter_context(MemoryDump(options, directory, self._sent, self._log, make_file=partial(self._last_pages, ground)))
             self._hook("pre-freeze")
             clock.mark("freezing")
             with urgent(), FrozenTree(options.tree, options.timeout) as tree:
@@ -185,6 +200,7 @@ class _Move:
                 tasks = dumping.collect(work, tree)
                 fs_ids, ended = sharing.fs_ids(tree.pids), [zombies.read(pid) for pid in tree.zombies]
                 hierarchy = pstree.read_tree(tree.pids + tree.zombies)
+                ground.update(self._send_areas(tree, tasks))
                 clock.mark("scanned")
                 memory.take(tree, files.memory_objects() + segments.objects())
                 memory.finish(confirmed=False)
@@ -215,6 +231,17 @@ class _Move:
         moved = tuple(task.pid for task in tasks)
         self._log.info("Processes %s run on the other host", ", ".join(map(str, moved)))
         return MigrateResult(self._session, moved, tuple(self._rounds), reason, stop, table, self._clock.between("start", "end"), warnings)
+
+    def _last_pages(self, ground: Mapping[int, Sequence[Range]], pid: int, *words: Any) -> LastPages:
+        return LastPages(self._link, ground[pid], *words)
+
+    def _send_areas(self, tree: FrozenTree, tasks: Sequence[dumping.TaskImages]) -> Dict[int, List[Range]]:
+        """Send which processes there are and where their memory is; return by process where pages can be sent to."""
+        self._link.send(TREE, pack_shape(shape.look(tree.pids), last=True))
+        ground = {task.pid: ground_of(task.mm.vmas) for task in tasks}
+        for pid, vmas in ground.items():
+            self._link.send(AREAS, pack_areas(pid, vmas))
+        return {pid: [(vma.start, vma.end) for vma in vmas] for pid, vmas in ground.items()}
 
     def _hook(self, stage: str) -> None:
         self._options.hook(stage, {"CRTOOLS_INIT_PID": str(self._options.tree)})

@@ -22,7 +22,7 @@ from .options import Connect, ReceiveTreeOptions, RestoreOptions
 from .restore import restore
 from .results import ReceiveTreeResult, RestoreResult
 from .transfer import greeting, preflight
-from .transfer.codec import garbled, pack, unpack, unpack_areas, unpack_pages, unpack_shape, unpack_zeros
+from .transfer.codec import garbled, is_last, pack, unpack, unpack_areas, unpack_pages, unpack_shape, unpack_zeros
 from .transfer.decision import GONE, RUNS, WAITING, Record, identities, is_session, prune, state_here, write_down
 from .transfer.ground import Ground
 from .transfer.received import Incoming, PrivateDirectory
@@ -106,11 +106,11 @@ class _Move:
                 stack.enter_context(self._ground)
                 preflight.answer(self._link)
                 message("core_entry")  # builds the whole schema, once: not in the stop
+                urgency = stack.enter_context(ExitStack())
                 with Incoming(directory) as incoming:
-                    self._take(incoming)
-                with urgent():
-                    self._options.hook("pre-restore", {})  # before it is looked whether the tree's addresses are here
-                    result = restore(self._restore_options(directory), self._log, self._ground)
+                    self._take(incoming, urgency)
+                self._options.hook("pre-restore", {})  # before it is looked whether the tree's addresses are here
+                result = restore(self._restore_options(directory), self._log, self._ground)
         except EngineError as error:
             self._give_up(error)
             raise
@@ -118,20 +118,22 @@ class _Move:
         self._log.info("Took processes %s", ", ".join(map(str, result.pids)))
         return self._report(result)
 
-    def _take(self, incoming: Incoming) -> None:
-        """Take the rounds, then the images. Raises MoveError, RestoreError."""
+    def _take(self, incoming: Incoming, urgency: ExitStack) -> None:
+        """Take the rounds, the last one and the images with URGENCY. Raises MoveError, RestoreError."""
         shape: Shape = ()
         layouts: dict[int, Sequence[Any]] = {}
         kept = True
         while True:
             frame = self._link.receive()
-            if frame.kind in (PAGES, ZEROS, ROUND_END) and shape:  # all mappings are known now
+            if frame.kind in (PAGES, ZEROS, ROUND_END, IMAGE) and shape:  # all mappings are known now
                 if set(layouts) - {one.pid for one in shape}:
                     raise garbled()
                 kept = self._ground.follow(shape, layouts)
                 shape, layouts = (), {}
             if frame.kind == TREE:
                 shape, layouts = unpack_shape(frame.body), {}
+                if is_last(frame.body):
+                    urgency.enter_context(urgent())
                 self._options.progress.begin(0, f"round {self._rounds + 1}")
             elif frame.kind == AREAS and shape:
                 pid, vmas = unpack_areas(frame.body)
@@ -155,6 +157,7 @@ class _Move:
             elif frame.kind == DATA:
                 incoming.write(frame.body)
             elif frame.kind == FINAL:
+                self._ground.settle()
                 incoming.end()
                 return
             elif frame.kind == ABORT:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Dict, FrozenSet, List, Optional, Sequence, Set, Tuple
 
@@ -47,7 +48,7 @@ class Trackers:
     def __init__(self, options: DumpOptions, parent: Optional[Chain], log: logging.Logger, assumes: bool = False) -> None:
         """ASSUMES: that VmFlags seen before the stop still hold may be confirmed later, as always when the tree goes on."""
         self._options = options
-        self._assumes = assumes or options.leave_running
+        self._assumes = assumes
         self._parent = parent
         self._log = log
         self._states: Dict[int, Optional[TrackingState]] = {}
@@ -108,8 +109,9 @@ class Trackers:
     def prepare(self, pids: Sequence[int]) -> None:
         """Do before the stop what need not be done in it: make the userfaultfds, register and protect the memory."""
         if self.arming != uffd_wp.NAME:
-            looked = [pid for pid in self._uffds if pid in self._looked]
-            self._surveyed.update((pid, [mapping.unregistered() for mapping in self._looked[pid]]) for pid in looked)
+            for pid in self._uffds if self._assumes else ():
+                with suppress(*procfs.GONE):
+                    self._surveyed[pid] = [mapping.unregistered() for mapping in survey(pid)]
             return
         tidy()
         if any(pid not in self._uffds for pid in pids):
@@ -153,7 +155,7 @@ class Trackers:
         """Return the mappings of PID and how its memory is told; its claim is taken back if it is to be reset."""
         self.look([pid])
         telling = self._telling(pid)
-        known = survey_again(pid, self._surveyed[pid]) if self._assumes and pid in self._surveyed else None
+        known = survey_again(pid, self._surveyed[pid]) if pid in self._surveyed and (self._assumes or self._options.leave_running) else None
         mappings = known or survey(pid)
         if pid in self._uffds:
             self._uffds[pid].register(mappings)

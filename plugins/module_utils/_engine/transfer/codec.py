@@ -49,9 +49,14 @@ def garbled() -> MoveError:
     return MoveError("what comes over the connection makes no sense; use the same Stillframe on both hosts, and see who the other is")
 
 
-def pack_shape(shape: Shape) -> bytes:
-    """Return SHAPE as a body."""
-    return pack({"members": shape})
+def pack_shape(shape: Shape, last: bool = False) -> bytes:
+    """Return SHAPE as a body; LAST: the tree stands still from now on."""
+    return pack({"members": shape, "last": last})
+
+
+def is_last(body: memoryview) -> bool:
+    """Tell whether the shape in BODY is that of the last round. Raises MoveError."""
+    return unpack(body).get("last") is True
 
 
 def unpack_shape(body: memoryview) -> Shape:

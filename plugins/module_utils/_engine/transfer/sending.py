@@ -71,7 +71,13 @@ class StreamedPages(PagesFile):
             for address in range(run.start, run.end, PAGE_SIZE):
                 if address not in gone:
                     kept.add(address, address + PAGE_SIZE, run.in_parent)
+        self._runs = kept
         return kept
+
+    def for_pagemap(self) -> Iterator[Run]:
+        """Yield what the other end has now, neighbouring pages joined: that is all that the next round asks for."""
+        for start, end in merged((run.start, run.end) for run in self._runs):
+            yield Run(start, (end - start) // PAGE_SIZE, False)
 
     def record(self) -> PagesRecord:
         """Return that of a file without content."""

@@ -43,6 +43,10 @@ _QUICK = 512
 """Runs: what takes the interpreter no more than a few milliseconds."""
 
 
+MakeFile = Callable[[int, str, str, PageRuns, Count], PagesFile]
+"""Makes the pages file of a process: its PID, the path, the algorithm of checksums, what goes into it, and who is told how much has."""
+
+
 @dataclass(frozen=True)
 class Figures:
     """Counts for the stats image; pages unless named otherwise."""
@@ -102,7 +106,7 @@ class MemoryDump:
         parent: Optional[Chain],
         log: logging.Logger,
         server: Optional[PageClient] = None,
-        make_file: Callable[[str, str, PageRuns, Count], PagesFile] = PagesFile,
+        make_file: MakeFile = lambda _pid, *words: PagesFile(*words),
     ) -> None:
         self._make_file = make_file
         self._options = options
@@ -310,7 +314,8 @@ class MemoryDump:
             self._files[task.pid] = SentPages(self._server, task.name, task.runs, self._options.progress.add)
         elif task.pid not in self._files:
             path = pages_path(self._directory.path, task.pages_id)
-            self._files[task.pid] = self._open_files.enter_context(self._make_file(path, fastest(), task.runs, self._options.progress.add))
+            made = self._make_file(task.pid, path, fastest(), task.runs, self._options.progress.add)
+            self._files[task.pid] = self._open_files.enter_context(made)
         return self._files[task.pid]
 
     def write_images(self) -> Dict[str, PagesRecord]:
@@ -319,7 +324,8 @@ class MemoryDump:
         for task in self._tasks:
             file = self._file(task)
             name = task.name if isinstance(file, PagesFile) else f"sent-{task.name}"
-            write_runs(self._directory.images, name, task.pages_id, task.runs.for_pagemap())
+            runs = file.for_pagemap() if isinstance(file, PagesFile) else task.runs.for_pagemap()
+            write_runs(self._directory.images, name, task.pages_id, runs)
             if isinstance(file, PagesFile):
                 records[os.path.basename(file.path)] = file.record()
         self._shared.write_images(self._directory.images)

@@ -180,6 +180,10 @@ class PagesFile:
         self._checksums.clear()
         return kept
 
+    def for_pagemap(self) -> Iterator[Run]:
+        """Yield the runs as the pagemap image is to have them."""
+        return self._runs.for_pagemap()
+
     def record(self) -> PagesRecord:
         """Return size and checksums, read back where a stretch was written in parts."""
         checksummer = Checksummer(self._algorithm)
