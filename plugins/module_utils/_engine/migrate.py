@@ -126,7 +126,7 @@ class _Move:
         while not reason:
             self._rounds.append(self._round(len(self._rounds) + 1))
             self._log.info("Round %d: %d pages", self._rounds[-1].number, self._rounds[-1].pages)
-            reason = enough(self._rounds, self._options.max_downtime, self._options.max_rounds)
+            reason = enough(self._rounds, self._options.max_downtime, self._options.max_rounds - 1)
         return self._stop(reason)
 
     def _refuse(self, number: int) -> None:
@@ -177,7 +177,7 @@ class _Move:
     def _stop(self, reason: str) -> MigrateResult:
         """Stop the tree, send the rest and its state, and let it run on the other host."""
         self._refuse(len(self._rounds) + 1)
-        if self._rounds:  # what was written to meanwhile, and no more is left for the stop than what is while this one lasts
+        if 0 < len(self._rounds) < self._options.max_rounds:  # a short one: little is written to meanwhile, and left for the stop
             self._rounds.append(self._round(len(self._rounds) + 1))
         clock, options, sent_before = Clock(), self._dump_options(len(self._rounds) + 1, last=True), self._link.bytes_sent
         os.mkdir(options.images_dir)

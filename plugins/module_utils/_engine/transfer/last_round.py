@@ -29,7 +29,9 @@ def ground_of(vmas: Sequence[Any]) -> List[Any]:
 class LastPages(PagesFile):
     """The pages of one process: those in GROUND go into LINK, the others into the file."""
 
-    def __init__(self, link: Link, ground: Sequence[Range], path: str, algorithm: str, runs: PageRuns, count: Callable[[int], None]) -> None:
+    def __init__(
+        self, link: Link, ground: Sequence[Range], path: str, algorithm: str, runs: PageRuns, count: Callable[[int], None]
+    ) -> None:
         written = [(run.start, run.end) for run in runs if not run.in_parent]
         streamed, rest = list(intersection(written, ground)), list(difference(written, ground))
         super().__init__(path, algorithm, _as_runs(rest), count)
