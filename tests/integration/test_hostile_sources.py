@@ -12,6 +12,7 @@ import platform
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,9 +21,10 @@ import pytest
 from _engine.errors import EngineError, MoveError
 from _engine.images.schema import message
 from _engine.options import ReceiveTreeOptions
-from _engine.receive import FORMAT, receive
+from _engine.receive import receive
 from _engine.transfer import wire
 from _engine.transfer.codec import pack, pack_areas, pack_pages
+from _engine.transfer.greeting import FORMAT
 from _engine.transfer.wire import Link
 
 from victim import children
@@ -84,7 +86,7 @@ def greet(link: Link, session: object = _SESSION) -> None:
     link.send(wire.HELLO, pack({"format": FORMAT, "session": session, "algorithms": ["crc32"]}))
     link.expect(wire.HELLO)
     needs = {"machine": platform.machine(), "page_size": _PAGE, "cpu": [], "numbers": [], "memory": 0}
-    link.send(wire.NEEDS, pack({**needs, "programs": [], "files": [], "ports": []}))
+    link.send(wire.NEEDS, pack({**needs, "programs": [], "files": [], "ports": [], "huge": 0, "features": [], "time": time.time()}))
     link.expect(wire.OBSTACLES)
 
 
