@@ -5,7 +5,8 @@
 
 These are the pages that a newer dump holds itself, those of tasks that have exited since, and those of memory given back since.
 Afterwards the newest dump restores as before; the parents that lost pages do not, and their manifests say so.
-Or, to keep all of them restorable, only what is there twice for real: zeros, and pages equal to the parent's.
+Or, to keep all of them restorable, only what is there twice for real: zeros, pages equal to the parent's, and equal pages that can
+come to lie in one place.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ class DedupResult:
     punched: tuple[str, ...]
     """The parents that lost pages: they cannot be restored by themselves any more."""
     warnings: tuple[str, ...] = ()
+    bytes_shared: int = 0
+    """Of equal pages that lie in one place now, and did not before; st_blocks tells nothing of it."""
 
 
 def dedup(images_dir: str, check: bool = False, wait: bool = False, keep_restorable: bool = False) -> DedupResult:
@@ -53,6 +56,7 @@ def dedup(images_dir: str, check: bool = False, wait: bool = False, keep_restora
 def _keeping(images_dir: str, check: bool) -> DedupResult:
     from .chains.doubles import free_zeros, leave_to_parent
     from .chains.replacement import remove_old
+    from .chains.sharing import share_equal
 
     if not check:
         for dump in open_chain(images_dir, verify=False).dumps:
@@ -64,8 +68,9 @@ def _keeping(images_dir: str, check: bool) -> DedupResult:
         pages += leave_to_parent(chain.below(level), check)
         chain = open_chain(images_dir, verify=False)
         pages += free_zeros(chain.dumps[level], check)
+    shared = share_equal(chain, check)
     after = before - pages * PAGE_SIZE if check else _allocated(chain)
-    return DedupResult(images_dir, pages, before - after, before, after, ())
+    return DedupResult(images_dir, pages, before - after, before, after, (), bytes_shared=shared)
 
 
 def _dedup(images_dir: str, check: bool) -> DedupResult:

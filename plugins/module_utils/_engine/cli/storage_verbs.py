@@ -19,6 +19,8 @@ def dedup(session: Session) -> int:
     warn(session, result.warnings)
     for parent in result.punched:
         session.log.note("%s cannot be restored by itself any more", parent)
+    if result.bytes_shared:
+        session.log.note("Shared: %d bytes", result.bytes_shared)
     session.log.note("Deduplicated: %d pages, %d bytes freed", result.pages_punched, result.bytes_freed)
     return 0
 
