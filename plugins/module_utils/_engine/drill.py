@@ -184,6 +184,8 @@ def _restore_options(options: DrillOptions) -> RestoreOptions:
         manage_cgroups=IGNORE,
         tcp_close=True,
         file_validation=options.file_validation,
+        restore_files=True,
+        apart=True,
     )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from . import untouched
@@ -25,6 +25,8 @@ from .parent import open_parent, reading_parent
 from .resources import attributes, clocks, core, numa, preflight, pstree, sharing, zombies
 from .resources.cgroup_roots import Roots
 from .resources.files.dump import FilesDump
+from .resources.files.kept import FilesKept
+from .resources.files.written import patterns
 from .resources.fs import dump_fs
 from .resources.inventory import inventory, machine, task_ids, tree_identity
 from .resources.memory import aio, guard, locked, mapping, names, seal, sysv, vdso
@@ -64,6 +66,7 @@ class Work:
     memory: MemoryDump
     clock: Clock
     common: core.Tables
+    kept: FilesKept = field(default_factory=FilesKept)
 
 
 def dump(options: DumpOptions, log: logging.Logger) -> DumpResult:
@@ -76,6 +79,7 @@ def dump(options: DumpOptions, log: logging.Logger) -> DumpResult:
     directory.check()
     pids = check_target(options.tree)
     common = common_tables(options)
+    patterns(options.files)
     with ExitStack() as stack:
         stack.enter_context(reading_parent(options))
         parent = open_parent(options)
@@ -89,13 +93,15 @@ def dump(options: DumpOptions, log: logging.Logger) -> DumpResult:
         message("core_entry")  # builds the whole schema, once: not in the stop
         server = stack.enter_context(PageClient(options.page_server, pids, parent)) if options.page_server else None
         memory = stack.enter_context(MemoryDump(options, directory, parent, log, server))
+        kept = FilesKept(options.files, options.images_dir, parent)
+        kept.look_ahead(pids)
         clock.mark("freezing")
         with FrozenTree(options.tree, options.timeout) as tree:
             clock.mark("frozen")
             files = stack.enter_context(FilesDump(options, trackers.own_descriptors(tree.pids)))
             mounts = stack.enter_context(MountsDump(options))
             segments = stack.enter_context(sysv.SysvDump())
-            work = Work(options, directory, parent, trackers, files, mounts, segments, memory, clock, common)
+            work = Work(options, directory, parent, trackers, files, mounts, segments, memory, clock, common, kept)
             log.info("Stopped processes %s", ", ".join(map(str, tree.pids)))
             tasks = collect(work, tree)
             fs_ids = sharing.fs_ids(tree.pids)
@@ -203,6 +209,7 @@ def collect(work: Work, tree: FrozenTree) -> List[TaskImages]:
     work.files.collect(tree.pids)
     collected = [_collect_task(work, task) for task in tree.tasks]
     work.sysv.check()
+    work.kept.take(tree.pids, work.files.open_files())
     return collected
 
 
@@ -261,7 +268,7 @@ def write(
     pstree.write(images, hierarchy)
     work.trackers.explain()
     options.hook("post-dump", {"CRTOOLS_INIT_PID": str(options.tree)})
-    manifest = describe(work, DUMP, work.files.manifest_files())
+    manifest = replace(describe(work, DUMP, work.files.manifest_files()), kept=work.kept.finish())
     manifest = work.directory.commit(inventory(manifest.id, options.track_mem, network_lock=work.files.lock_method()), manifest, pages)
     work.files.commit()
     work.trackers.remember(manifest.id)
@@ -317,7 +324,10 @@ def report(work: Work, manifest: Manifest, pids: Tuple[int, ...], freed: int) ->
         memwrite_time=int(work.memory.write_time * 1e6),
         wall_time=clock.between("start", "end"),
         left=left if manifest.kind == DUMP else "running",
-        warnings=tuple(work.files.warnings() + work.trackers.warnings + work.memory.warnings),
+        warnings=tuple(work.files.warnings() + work.trackers.warnings + work.memory.warnings + list(work.kept.warnings)),
+        files_kept=work.kept.count,
+        files_copied=work.kept.bytes,
+        files_time=work.kept.time,
     )
 
 

@@ -81,6 +81,8 @@ class DumpOptions:
     """Where watched files are searched for to which no path is known otherwise."""
     link_remap: bool = False
     """Give files whose path no longer leads to them a name of the dump's own."""
+    files: Sequence[str] = ()
+    """Files to be kept: none, or open and absolute paths and patterns; see resources/files/written.py."""
     timeout: float = 10.0
     """Seconds allowed for stopping the tree."""
     force: bool = False
@@ -149,6 +151,10 @@ class RestoreOptions:
     """Make the root task a child of our parent, not of ours."""
     file_validation: str = "buildid"
     """filesize or buildid."""
+    restore_files: bool = False
+    """Put the files that the dump keeps back as they were."""
+    apart: bool = False
+    """In namespaces of our own, that end with us: nobody else is there to be minded."""
     progress: Progress = field(default_factory=Progress, compare=False)
     hook: Hook = field(default=no_hook, compare=False)
 

@@ -24,6 +24,7 @@ from .release import Release
 from .resources import clocks, core, numa, numbers, pstree, seccomp, sharing, zombies
 from .resources.cgroup_roots import Roots
 from .resources.cgroups import CgroupsRestore
+from .resources.files.put_back import FilesPutBack
 from .resources.files.restore import FilesRestore
 from .resources.fs import restore_fs
 from .resources.memory import aio, hugetlb, mapping, seal, vdso
@@ -54,10 +55,12 @@ def restore(options: RestoreOptions, log: logging.Logger, basis: Optional[Basis]
         stack.enter_context(reading(options.images_dir))
         source = read(options, basis.open(options.images_dir))
         mounts = stack.enter_context(MountsRestore(source.chain.top.images, [task.pid for task in source.tasks]))
-        files = stack.enter_context(FilesRestore(mounts.images, options, mounts))
+        numbers_wanted = frozenset(tid for task in source.hierarchy.tasks for tid in (task.pid, *task.threads))
+        put_back = stack.enter_context(FilesPutBack(source.chain.top, mounts, options.restore_files, options.apart, numbers_wanted))
+        files = stack.enter_context(FilesRestore(mounts.images, options, mounts, put_back.paths, put_back.offered))
         cgroups = stack.enter_context(_cgroups(source, options))
         sysv = stack.enter_context(SysvRestore(source.chain.top.images))
-        obstacles = find_obstacles(options, source, files, mounts, cgroups, basis.numbers) + list(sysv.check())
+        obstacles = find_obstacles(options, source, files, mounts, cgroups, basis.numbers) + list(sysv.check()) + put_back.check()
         if obstacles:
             raise RestoreError("; ".join(map(str, obstacles)), obstacles)
         release = Release(source.chain) if options.auto_dedup else None
@@ -65,6 +68,8 @@ def restore(options: RestoreOptions, log: logging.Logger, basis: Optional[Basis]
             release.check()
         options.hook("pre-restore", {})
         mounts.make()
+        notes = put_back.warnings()
+        put_back.put()
         mounts.run(files.open)
         sysv.open(source.chain)
         inherited = Inherited(source, files, mounts)
@@ -95,14 +100,16 @@ def restore(options: RestoreOptions, log: logging.Logger, basis: Optional[Basis]
         options.hook("pre-resume", {"CRTOOLS_INIT_PID": str(root)})
         files.commit()
         sysv.keep()
+        put_back.going(root)
         stubs.go(_stopped(source, options))
+        put_back.keep()
         if release is not None:
             release.keep()
         clock.mark("restored")
         options.hook("post-resume", {"CRTOOLS_INIT_PID": str(root)})
         shown = source.chain.top.manifest.clocks if source.chain.top.manifest is not None else {}
         ended = [text for pid, entry in source.zombies.items() for text in zombies.warnings(pid, entry)]
-        warnings = [*files.warnings(), *cgroups.warnings, *ended, *clocks.warnings(source.chain.top.images, shown)]
+        warnings = [*files.warnings(), *cgroups.warnings, *ended, *clocks.warnings(source.chain.top.images, shown), *notes]
     freed, figures = _finish(release, warnings) if release is not None else 0, building.figures()
     log.info("Restored processes %s", ", ".join(str(task.pid) for task in source.tasks))
     result = RestoreResult(
@@ -119,6 +126,7 @@ def restore(options: RestoreOptions, log: logging.Logger, basis: Optional[Basis]
         wall_time=clock.between("start", "end"),
         left="stopped" if options.leave_stopped else "running",
         warnings=tuple(warnings),
+        files_restored=put_back.count,
     )
     write_restore_stats(options.work_dir or options.images_dir, result)
     return result
@@ -144,10 +152,11 @@ def plan(options: RestoreOptions) -> RestorePlan:
     images = source.chain.top.images
     with ExitStack() as stack:
         mounts = stack.enter_context(MountsRestore(images, [task.pid for task in source.tasks]))
-        files = stack.enter_context(FilesRestore(mounts.images, options, mounts))
+        put_back = stack.enter_context(FilesPutBack(source.chain.top, mounts, options.restore_files))
+        files = stack.enter_context(FilesRestore(mounts.images, options, mounts, put_back.paths, put_back.offered))
         cgroups = stack.enter_context(_cgroups(source, options))
         sysv = stack.enter_context(SysvRestore(images))
-        obstacles = find_obstacles(options, source, files, mounts, cgroups) + list(sysv.check())
+        obstacles = find_obstacles(options, source, files, mounts, cgroups) + list(sysv.check()) + put_back.check()
     pids = tuple(task.pid for task in source.tasks)
     return RestorePlan(source.chain.dump_id, pids[0], pids, not obstacles, tuple(obstacles))
 

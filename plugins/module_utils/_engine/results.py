@@ -44,6 +44,11 @@ class DumpResult:
     left: str
     """running, stopped or killed."""
     warnings: Tuple[str, ...] = ()
+    files_kept: int = 0
+    files_copied: int = 0
+    """Bytes of them that had to be copied in the stop."""
+    files_time: int = 0
+    """Spent on them in the stop, part of memdump_time."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +116,8 @@ class RestoreResult:
     left: str
     """running or stopped."""
     warnings: Tuple[str, ...] = ()
+    files_restored: int = 0
+    """That the dump kept, and that were put back."""
 
 
 @dataclass(frozen=True)

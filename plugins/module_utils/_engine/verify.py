@@ -15,6 +15,7 @@ from .chains.lock import reading
 from .errors import ChainError, ImagesError
 from .images.chain import Chain, Dump, leads_back, open_dump, parent_of, strange_files
 from .images.directory import dump_files, pages_files, parent_link
+from .images.kept_verification import kept_faults
 from .images.manifest import DUMP
 from .images.verification import image_faults, pages_faults
 from .progress import Progress
@@ -94,6 +95,7 @@ def _faults(dump: Dump, parent: Dump | None, progress: Progress) -> Iterator[Cha
     if not os.path.isdir(dump.path) or strange_files(dump.path):
         return  # told already
     yield from image_faults(dump.path, dump.manifest)
+    yield from kept_faults(dump.path, dump.manifest)
     yield from soundness.image_faults(dump)
     if dump.finished:
         yield from soundness.task_faults(dump)

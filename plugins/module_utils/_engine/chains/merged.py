@@ -16,6 +16,7 @@ from ..images.chain import Chain, Extent
 from ..images.directory import INVENTORY, PAGES, PARENT, DumpDirectory, dump_files
 from ..images.fault import faults
 from ..images.image import create
+from ..images.kept import DIRECTORY as KEPT
 from ..images.magic import SUFFIX
 from ..images.manifest import CRIU, FILE_NAME, PARTIAL, Manifest, PagesRecord
 from ..images.pagemap import PAGE_SIZE, Run, iterate_runs, pages_id, pages_path, write_runs
@@ -49,6 +50,9 @@ def write_anew(chain: Chain, onto: int, plans: Mapping[str, Plan], path: str) ->
     records: dict[str, PagesRecord] = {}
     parent_id = ""
     with DumpDirectory(path) as directory:
+        if own.kept.files:
+            with faults("create", path):
+                os.mkdir(os.path.join(path, KEPT), 0o700)
         if onto < len(chain.dumps):
             directory.link_parent(os.path.relpath(os.path.realpath(chain.dumps[onto].path), path))
             parent_id = chain.dumps[onto].id

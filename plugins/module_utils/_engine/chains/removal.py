@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from ..images.directory import INVENTORY, is_dump, parent_link
 from ..images.fault import faults
+from ..images.kept import remove_kept
 from .listing import directories
 
 _GOING = ".removed"
@@ -48,6 +49,7 @@ def empty(path: str) -> None:
             inside = os.path.join(path, name)
             if os.path.islink(inside) or not os.path.isdir(inside):
                 os.unlink(inside)
+        remove_kept(path)
         if not os.listdir(path):
             os.rmdir(path)
 

@@ -144,6 +144,8 @@ STATE = (
     _supported("inherit-fd", VALUE, "fd[N]:RES: use descriptor N for the pipe, socket, file or path RES; may be repeated", metavar="RES"),
     _supported("ghost-limit", VALUE, "largest unlinked file kept in the images; K, M or G may follow (default: 1M)", metavar="SIZE"),
     _supported("link-remap", FLAG, "give files that are no longer under their path a name, link_remap.N, until the restore", twin=True),
+    _supported("files", VALUE, "keep files: open (those open for writing), PATH or PATTERN; may be repeated", metavar="WHICH", ours=True),
+    _supported("restore-files", FLAG, "put the files that the dump keeps back as they were", twin=True, ours=True),
     _supported(
         "file-validation",
         VALUE,

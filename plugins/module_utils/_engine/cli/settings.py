@@ -99,6 +99,8 @@ class Settings:
     link_remap: bool = False
     irmap_scan_path: tuple[str, ...] = ()
     file_validation: str = "buildid"
+    files: tuple[str, ...] = ()
+    restore_files: bool = False
     external: tuple[str, ...] = ()
     inherit_fd: tuple[str, ...] = ()
     manage_cgroups: str = "auto"
@@ -297,6 +299,7 @@ _SPECIAL: Mapping[str, Callable[[Given, dict[str, Any]], None]] = {
     "action-script": _append,
     "feature": _append,
     "external": _append,
+    "files": _append,
     "inherit-fd": _append,
     "cgroup-root": _append,
     "cgroup-dump-controller": _append,

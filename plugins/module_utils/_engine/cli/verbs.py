@@ -85,6 +85,7 @@ def _dump_options(session: Session) -> DumpOptions:
         ghost_limit=settings.ghost_limit,
         link_remap=settings.link_remap,
         irmap_scan_path=settings.irmap_scan_path,
+        files=settings.files,
         timeout=settings.timeout,
         force=settings.force,
         page_server=_page_server_options(settings),
@@ -140,6 +141,7 @@ def restore(session: Session) -> int:
         track_mem=settings.track_mem,
         restore_sibling=settings.restore_sibling,
         file_validation=settings.file_validation,
+        restore_files=settings.restore_files,
         progress=session.log.progress(),
         hook=hook,
     )

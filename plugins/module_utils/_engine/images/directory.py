@@ -22,6 +22,8 @@ from ..errors import ImagesError
 from .checksum import Checksummer, fastest
 from .fault import faults
 from .image import ImagesDir
+from .kept import DIRECTORY as KEPT
+from .kept import kept_names, remove_kept
 from .magic import SUFFIX
 from .manifest import FILE_NAME, PARTIAL, RECEIVED_NAME, ImageRecord, Manifest, PagesRecord, is_received, write_manifest
 
@@ -39,9 +41,9 @@ def is_dump(images_dir: str) -> bool:
 
 
 def dump_files(images_dir: str) -> list[str]:
-    """Return the names in IMAGES_DIR that belong to a dump, whole or half; logs and pid files do not. Raises ImagesError."""
+    """Return the names in IMAGES_DIR that belong to a dump, whole or half, kept files too; logs do not. Raises ImagesError."""
     with faults("list", images_dir):
-        return sorted(name for name in os.listdir(images_dir) if is_dump_file(name))
+        return sorted([name for name in os.listdir(images_dir) if is_dump_file(name)] + kept_names(images_dir))
 
 
 def pages_files(images_dir: str) -> list[str]:
@@ -151,8 +153,9 @@ class DumpDirectory:
             pages={name: (pages or {}).get(name) or self._pages(name, checksummer) for name in self._pages_names()},
         )
         if self._lasting:
+            names = [*dump_files(self.path), *([KEPT] if manifest.kept.files else [])]
             with ThreadPoolExecutor(_SYNCERS) as pool:  # side by side: the filesystem writes its journal once for many files
-                for _done in pool.map(_sync, [os.path.join(self.path, name) for name in dump_files(self.path) if name != PARENT]):
+                for _done in pool.map(_sync, [os.path.join(self.path, name) for name in names if name != PARENT]):
                     pass
         write_manifest(self.path, manifest)
         inventory_path = os.path.join(self.path, INVENTORY)
@@ -164,7 +167,8 @@ class DumpDirectory:
         return manifest
 
     def _image_names(self) -> list[str]:
-        return [name for name in dump_files(self.path) if name not in (PARENT, FILE_NAME, RECEIVED_NAME) and not name.startswith(PAGES)]
+        others = (PARENT, FILE_NAME, RECEIVED_NAME)
+        return [name for name in dump_files(self.path) if name not in others and not name.startswith((PAGES, KEPT + os.sep))]
 
     def _pages_names(self) -> list[str]:
         return [name for name in dump_files(self.path) if name.startswith(PAGES)]
@@ -187,6 +191,8 @@ class DumpDirectory:
             path = os.path.join(self.path, name)
             with faults("remove", path):
                 os.unlink(path)
+        with faults("remove", self.path):
+            remove_kept(self.path)
 
     def _unlock(self) -> None:
         os.close(self._lock)

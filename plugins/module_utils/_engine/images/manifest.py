@@ -19,6 +19,7 @@ from ..errors import ChainError
 from .checksum import STRETCH
 from .fault import fault, faults
 from .image import create
+from .kept import Kept, kept_from
 from .ranges import Range
 
 FILE_NAME = "stillframe.json"
@@ -109,6 +110,8 @@ class Manifest:
     pages: Mapping[str, PagesRecord] = field(default_factory=dict)
     """By file name."""
     files: tuple[FileRecord, ...] = ()
+    kept: Kept = Kept()
+    """The files that the dump keeps."""
     clocks: Mapping[str, int] = field(default_factory=dict)
     """Nanoseconds that each clock showed which counts from the start of the machine."""
     timings: Mapping[str, int] = field(default_factory=dict)
@@ -214,6 +217,8 @@ def _manifest(body: Mapping[str, Any]) -> Manifest:
     values["images"] = {name: ImageRecord(**record) for name, record in body["images"].items()}
     values["pages"] = {name: _pages(record) for name, record in body["pages"].items()}
     values["files"] = tuple(FileRecord(**record) for record in body["files"])
+    if "kept" in values:
+        values["kept"] = kept_from(body["kept"])
     return Manifest(**values)
 
 

@@ -64,7 +64,7 @@ def pages_faults(
         checksummer = checksummer_for(manifest, path, record.algorithm)
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
-            yield from _size_faults(path, size, record.size)
+            yield from size_faults(path, size, record.size)
             for index in stretches_of(0, record.size) if stretches is None else sorted(stretches):
                 if size < min((index + 1) * STRETCH, record.size):
                     return  # told already
@@ -138,7 +138,7 @@ def _file_faults(path: str, name: str, manifest: Manifest) -> Iterator[ChainErro
         checksummer = checksummer_for(manifest, path, record.algorithm)
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
-            yield from _size_faults(path, size, record.size)
+            yield from size_faults(path, size, record.size)
             if size == record.size and checksummer.whole(file.fileno(), size) != record.checksum:
                 yield ChainError(f"{path} is damaged: its checksum does not match; use another copy of the dump", path)
     except OSError as error:
@@ -147,7 +147,8 @@ def _file_faults(path: str, name: str, manifest: Manifest) -> Iterator[ChainErro
         yield error
 
 
-def _size_faults(path: str, found: int, written: int) -> Iterator[ChainError]:
+def size_faults(path: str, found: int, written: int) -> Iterator[ChainError]:
+    """Yield what is wrong with the size of PATH, which is FOUND, and was WRITTEN."""
     if found < written:
         text = f"{path} is truncated at offset {found}: it had {written} bytes when it was written; use another copy of the dump"
         yield ChainError(text, path, found)

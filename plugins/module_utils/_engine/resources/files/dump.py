@@ -95,6 +95,10 @@ class FilesDump:
         """Return the id of the descriptor table of PID, which others may share. KeyError when PID was not collected."""
         return self._opened().table_ids[pid]
 
+    def open_files(self) -> Sequence[OpenFile]:
+        """Return every descriptor that was collected, and what is on its way through sockets."""
+        return self._opened().files()
+
     def memory_objects(self) -> list[SharedObject]:
         """Return the memory that is a file and that the tree has open or maps; each is open until `close`."""
         return self._opened().memory().objects()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from typing import Any, Protocol
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 
 from ...errors import Obstacle
 from ...images.image import ImagesDir
@@ -179,6 +179,10 @@ class RestoreContext(Protocol):
 
     images: ImagesDir
     options: RestoreOptions
+    put_back: Container[str]
+    """Paths of files that are as they were at the dump when `open` is called, whatever `check` finds."""
+    offered: Container[str]
+    """Those that could be, but that was not asked for."""
 
     def undo(self, action: Callable[[], None]) -> None:
         """Take what is to be done if the restore fails."""

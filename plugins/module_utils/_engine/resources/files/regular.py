@@ -211,7 +211,7 @@ class RegularRestore(KindRestore):
         for file_id, entry in entries.items():
             if self._is_of_process(entry):
                 yield from self._of_processes.check(file_id, entry)
-            elif file_id not in self._remaps and file_id not in self._links.names:
+            elif file_id not in self._remaps and file_id not in self._links.names and entry.name not in self.context.put_back:
                 yield from self._differences(file_id, entry)
 
     def open(self, entries: Mapping[int, Entry]) -> Mapping[int, int]:
@@ -304,6 +304,7 @@ class RegularRestore(KindRestore):
 
     def _obstacle(self, file_id: int, entry: Entry, why: str, remedy: str) -> Obstacle:
         holder = self.context.holder(file_id)
+        remedy += " (restore_files does it)" if entry.name in self.context.offered else ""
         return Obstacle(0, f"{entry.name} ({holder})" if holder else entry.name, why, remedy)
 
 

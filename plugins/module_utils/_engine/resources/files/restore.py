@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 
 from ...errors import ImagesError, KernelError, Obstacle, RestoreError
 from ...images.image import ImagesDir
@@ -35,8 +35,20 @@ _OWNED_TYPES = ("PIPE", "UNIXSK", "INETSK")
 class FilesRestore:
     """The files of a dump on their way into tasks. A context manager; `close` drops our copies and undoes what was not finished."""
 
-    def __init__(self, images: ImagesDir, options: RestoreOptions, mounts: MountsRestore | None = None) -> None:
-        """MOUNTS: the mount namespace of the tree; `check` and `open` are called in it. Without, it is ours."""
+    def __init__(
+        self,
+        images: ImagesDir,
+        options: RestoreOptions,
+        mounts: MountsRestore | None = None,
+        put_back: Container[str] = (),
+        offered: Container[str] = (),
+    ) -> None:
+        """MOUNTS: the mount namespace of the tree; `check` and `open` are called in it. Without, it is ours.
+
+        PUT_BACK: paths of files that will be as they were at the dump before `open` is called; OFFERED: those that could.
+        """
+        self.put_back = put_back
+        self.offered = offered
         self.images = images
         self.options = options
         self._warnings: dict[str, None] = {}
