@@ -139,6 +139,18 @@ options:
       - Without it, such a tree is refused.
     type: bool
     default: false
+  files:
+    description:
+      - Which files are kept with the dump as they are at the stop, so that M(stillframe.checkpoint.restore) can put them back.
+      - V(open) are those that the tree has open for writing, or writes to as shared memory. Absolute paths and patterns, such as
+        V(/var/lib/app/*.db), name files besides these. Of a directory, all files in it are kept.
+      - A database of SQLite is kept with its journals.
+      - They are copied before the stop, and in it only what has changed meanwhile. File systems that can (btrfs, xfs) share the blocks.
+        What has not changed since the dump before is there once.
+    type: list
+    elements: str
+    default: [none]
+    version_added: 0.2.0
 """
 
     KEEP = r"""

@@ -50,6 +50,7 @@ WHOLE: ArgumentSpec = {
     "ghost_limit": {"type": "str", "default": "1M"},
     "irmap_scan_path": {"type": "list", "elements": "path", "default": []},
     "link_remap": {"type": "bool", "default": False},
+    "files": {"type": "list", "elements": "str", "default": ["none"]},
 }
 """What `dump` and `checkpoint` share."""
 

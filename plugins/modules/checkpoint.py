@@ -204,6 +204,21 @@ memwrite_time:
   returned: success, outside check mode
   type: int
   sample: 61000
+files_kept:
+  description: Files that are kept with the dump.
+  returned: success, outside check mode
+  type: int
+  sample: 3
+files_copied:
+  description: Bytes of them that had to be copied while the tree stood still.
+  returned: success, outside check mode
+  type: int
+  sample: 81920
+files_time:
+  description: Microseconds that the tree stood still for them.
+  returned: success, outside check mode
+  type: int
+  sample: 2100
 wall_time:
   description: Microseconds from beginning to end.
   returned: success, outside check mode

@@ -16,7 +16,8 @@ description:
     The tree can be restored from any dump of such a chain.
   - The images have the format of CRIU 4. No CRIU is needed.
   - What a tree holds and a dump cannot carry is refused before anything is touched, each such thing with its remedy.
-  - The files that the tree has open are not part of a dump. They must be there, as they were, when the tree is restored.
+  - The files that the tree has open are not part of a dump, unless O(files) says so.
+    Those that are not must be there, as they were, when the tree is restored.
 extends_documentation_fragment:
   - stillframe.checkpoint._attributes
   - stillframe.checkpoint._process
@@ -79,6 +80,12 @@ EXAMPLES = r"""
     prev_images_dir: ../1/
     leave_running: true
     track_mem: true
+
+- name: Create a dump that keeps the files too
+  stillframe.checkpoint.dump:
+    name: app
+    images_dir: /var/lib/checkpoints/app/1
+    files: [open, /var/lib/app/*.db]
 
 - name: Create the last dump, which ends the processes
   stillframe.checkpoint.dump:
@@ -189,6 +196,21 @@ wall_time:
   returned: success, outside check mode
   type: int
   sample: 150000
+files_kept:
+  description: Files that are kept with the dump.
+  returned: success, outside check mode
+  type: int
+  sample: 3
+files_copied:
+  description: Bytes of them that had to be copied while the tree stood still.
+  returned: success, outside check mode
+  type: int
+  sample: 81920
+files_time:
+  description: Microseconds that the tree stood still for them.
+  returned: success, outside check mode
+  type: int
+  sample: 2100
 left:
   description: How the tree was left, V(running), V(stopped) or V(killed).
   returned: success, outside check mode

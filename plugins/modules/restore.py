@@ -48,6 +48,17 @@ options:
       - Cannot be used with O(track_mem).
     type: bool
     default: false
+  restore_files:
+    description:
+      - Put the files that the dump keeps (see O(stillframe.checkpoint.dump#module:files)) back as they were at the dump, before the tree is
+        restored. Files that have been removed since are made again, those that were changed since lose these changes.
+      - A file that any process has open for writing is not touched, and the module fails.
+      - When the restore fails, or is killed, the files are as they were before it.
+      - Without it, files that have other sizes than at the dump are in the way, as if the dump kept none; the module warns of all that
+        have changed.
+    type: bool
+    default: false
+    version_added: 0.2.0
   file_validation:
     description:
       - How the files that the tree has open are told to be the same.
@@ -66,6 +77,11 @@ EXAMPLES = r"""
 - name: Restore a service as it was at the second dump
   stillframe.checkpoint.restore:
     images_dir: /var/lib/checkpoints/redis/2
+
+- name: Restore it with its files as they were then
+  stillframe.checkpoint.restore:
+    images_dir: /var/lib/checkpoints/redis/2
+    restore_files: true
 
 - name: Restore it, and have the next dump build on the images
   stillframe.checkpoint.restore:
@@ -112,6 +128,11 @@ pages_restored:
   sample: 81920
 bytes_deduplicated:
   description: Bytes on disk that O(auto_dedup) freed in the images.
+  returned: success, outside check mode
+  type: int
+  sample: 0
+files_restored:
+  description: Files that O(restore_files) put back.
   returned: success, outside check mode
   type: int
   sample: 0
@@ -178,6 +199,7 @@ ARGUMENTS: _argspecs.ArgumentSpec = {
     "leave_stopped": {"type": "bool", "default": False},
     "track_mem": {"type": "bool", "default": False},
     "auto_dedup": {"type": "bool", "default": False},
+    "restore_files": {"type": "bool", "default": False},
     "file_validation": {"type": "str", "choices": ["filesize", "buildid"], "default": "buildid"},
 }
 

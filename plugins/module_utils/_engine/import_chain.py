@@ -22,6 +22,7 @@ from .errors import ChainError, ImagesError
 from .images.directory import PARENT
 from .images.fault import faults
 from .images.image import create
+from .images.kept import is_kept_name
 from .verify import verify
 
 _AT_ONCE = 1 << 20
@@ -105,6 +106,9 @@ def _unpack(read: Read, staging: str) -> tuple[Listing, int]:
     member = _next(read)
     while member.name != SUMS:
         directory, name = check_name(member.name, listing)
+        if staging and is_kept_name(name):
+            with faults("create", staging):
+                os.makedirs(os.path.dirname(os.path.join(staging, directory, name)), 0o700, exist_ok=True)
         if member.name in sums:
             raise ValueError(f"{member.name!r} is in it twice")
         path = os.path.join(staging, directory, name)

@@ -10,6 +10,7 @@ import re
 from typing import NamedTuple
 
 from ..images.directory import PARENT, is_dump_file
+from ..images.kept import is_kept_name
 from ..images.manifest import PARTIAL
 
 INDEX, SUMS = "stillframe-archive.json", "SHA256SUMS"
@@ -46,8 +47,8 @@ def read_listing(content: bytes) -> Listing:
 def check_name(name: str, listing: Listing) -> tuple[str, str]:
     """Return the directory and the file that member NAME is for. Raises ValueError unless they are those of a dump of LISTING."""
     directory, slash, file = name.partition("/")
-    wrong = file == PARENT or file.endswith(PARTIAL) or not is_dump_file(file)
-    if not slash or directory not in listing.names or not _is_name(file) or wrong:
+    image = _is_name(file) and is_dump_file(file) and file != PARENT and not file.endswith(PARTIAL)
+    if not slash or directory not in listing.names or not (image or is_kept_name(file)):
         raise ValueError(f"{name!r} is no file of a dump in it")
     return directory, file
 

@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from ..errors import ImagesError
 from ..images.directory import dump_files, is_dump
 from ..images.fault import faults
+from ..images.kept import remove_kept
 from ..images.manifest import PARTIAL, is_received
 from .removal import sync
 
@@ -90,6 +91,7 @@ def _swept(path: str) -> bool:
                 return False
             for name in dump_files(path):
                 os.unlink(os.path.join(path, name))
+            remove_kept(path)
             if os.listdir(path):
                 return False
             os.rmdir(path)

@@ -9,6 +9,7 @@ What lies there is never written to again, so that dumps of a chain can share it
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -67,7 +68,7 @@ class Kept:
 def kept_from(body: Mapping[str, Any]) -> Kept:
     """Return what BODY, of a manifest, tells. Raises KeyError, TypeError, ValueError when a part is missing, or leads elsewhere."""
     files = tuple(KeptFile(**{**record, "stamp": tuple(record["stamp"])}) for record in body["files"])
-    if any("/" in file.name or file.name in ("", ".", "..") or not file.path.startswith("/") for file in files):
+    if not all(is_kept_name(f"{DIRECTORY}/{file.name}") and file.path.startswith("/") for file in files):
         raise ValueError("a kept file is not where such files are")
     return Kept(files, tuple(KeptDirectory(**record) for record in body["directories"]), tuple(body["absent"]))
 
@@ -83,6 +84,11 @@ def kept_names(images_dir: str) -> list[str]:
     if os.path.islink(path) or not os.path.isdir(path):
         return []
     return [os.path.join(DIRECTORY, name) for name in os.listdir(path)]
+
+
+def is_kept_name(name: str) -> bool:
+    """Tell whether NAME, relative to the directory of a dump, is that of a kept file."""
+    return re.fullmatch(f"{DIRECTORY}/[0-9]+", name) is not None
 
 
 def kept_path(images_dir: str, file: KeptFile) -> str:
