@@ -93,7 +93,7 @@ def dump(options: DumpOptions, log: logging.Logger) -> DumpResult:
         message("core_entry")  # builds the whole schema, once: not in the stop
         server = stack.enter_context(PageClient(options.page_server, pids, parent)) if options.page_server else None
         memory = stack.enter_context(MemoryDump(options, directory, parent, log, server))
-        kept = FilesKept(options.files, options.images_dir, parent)
+        kept = stack.enter_context(FilesKept(options.files, options.images_dir, parent))
         kept.look_ahead(pids)
         clock.mark("freezing")
         with FrozenTree(options.tree, options.timeout) as tree:

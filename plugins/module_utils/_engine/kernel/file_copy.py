@@ -12,21 +12,36 @@ import os
 from .copy import copy_range
 
 FICLONE = 0x40049409  # include/uapi/linux/fs.h
+_STEP = 1 << 18
+"""Bytes that are compared at once."""
 _CANNOT = frozenset((errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTTY, errno.ENOSYS, errno.EBADF, errno.EPERM, errno.ETXTBSY))
+
+
+def share_blocks(source: int, target: int) -> bool:
+    """Give descriptor TARGET the content of SOURCE without copying; tell whether the filesystem can do that. Raises OSError."""
+    try:
+        fcntl.ioctl(target, FICLONE, source)
+    except OSError as error:
+        if error.errno not in _CANNOT:
+            raise
+        return False
+    os.ftruncate(target, os.fstat(source).st_size)
+    return True
 
 
 def copy_file(source: int, target: int) -> int:
     """Give descriptor TARGET the content of SOURCE; return the bytes that had to be copied. OSError, EOFError when SOURCE shrinks."""
     os.ftruncate(target, 0)
-    try:
-        fcntl.ioctl(target, FICLONE, source)
+    if share_blocks(source, target):
         return 0
-    except OSError as error:
-        if error.errno not in _CANNOT:
-            raise
+    return extend(source, target, 0)
+
+
+def extend(source: int, target: int, begin: int) -> int:
+    """Give TARGET what SOURCE has from offset BEGIN on, and its size; return the bytes that were copied. OSError, EOFError as above."""
     size = os.fstat(source).st_size
     os.ftruncate(target, size)
-    done = end = 0
+    done, end = 0, begin
     while end < size:
         try:
             start = os.lseek(source, end, os.SEEK_DATA)
@@ -40,3 +55,25 @@ def copy_file(source: int, target: int) -> int:
         copy_range(source, start, target, start, end - start)
         done += end - start
     return done
+
+
+def renew(source: int, target: int) -> int:
+    """Give TARGET, an older copy of SOURCE, its content of now; return the bytes that had to be written. Raises OSError, EOFError."""
+    common = min(os.fstat(source).st_size, os.fstat(target).st_size)
+    done = 0
+    for offset in range(0, common, _STEP):
+        length = min(_STEP, common - offset)
+        if not _alike(source, target, offset, length):
+            copy_range(source, offset, target, offset, length)
+            done += length
+    os.ftruncate(target, common)
+    return done + extend(source, target, common)
+
+
+def begin_alike(one: int, other: int, length: int) -> bool:
+    """Tell whether the files ONE and OTHER have the same first LENGTH bytes. Raises OSError."""
+    return all(_alike(one, other, offset, min(_STEP, length - offset)) for offset in range(0, length, _STEP))
+
+
+def _alike(one: int, other: int, offset: int, length: int) -> bool:
+    return os.pread(one, length, offset) == os.pread(other, length, offset)

@@ -5,7 +5,8 @@
 
 They are copied before the stop, and in it again only if they changed meanwhile, or if that cannot be told: a file that the tree has
 in shared memory (its times say when a page was first written to, if at all), or that had just been changed when it was copied
-(before Linux 6.13 the clock of files ticks in milliseconds). What has not changed since the parent dump is linked to its copy.
+(before Linux 6.13 the clock of files ticks in milliseconds). Then what differs is copied; of a log only what was written since, and
+whether it was left alone otherwise is looked at after the stop. What has not changed since the parent dump is linked to its copy.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from ...images.chain import Chain
 from ...images.checksum import Checksummer, fastest
 from ...images.fault import faults
 from ...images.kept import DIRECTORY, Kept, KeptDirectory, KeptFile, kept_path, stamp_of
-from ...kernel.file_copy import copy_file
+from ...kernel.file_copy import begin_alike, copy_file, extend, renew, share_blocks
 from ...kernel.filelocks import LEASE, all_locks
 from .written import Opened, SQLITE, Wanted, beside, journals, opened_now, patterns, wanted
 
@@ -40,7 +41,7 @@ class _Copy:
     sure: bool
     """Whether a change since would show in it."""
     checksum: str = ""
-    """Known for what is the parent's."""
+    """Known for what is the parent's, and is not to be written to."""
     algorithm: str = ""
 
 
@@ -57,12 +58,21 @@ class FilesKept:
         self._files: list[tuple[KeptFile, _Copy]] = []
         self._directories: dict[str, KeptDirectory] = {}
         self._absent: list[str] = []
+        self._beginnings: list[tuple[Wanted, int, str, int]] = []
+        """Logs with our descriptors of them, the names of their copies, and how many bytes were copied before the stop."""
         self._leased: set[tuple[int, int]] = set()
         self.warnings: dict[str, None] = {}
         self.bytes = 0
         """That had to be copied in the stop."""
         self.time = 0
         """Microseconds that were spent in the stop."""
+
+    def __enter__(self) -> FilesKept:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        while self._beginnings:
+            os.close(self._beginnings.pop()[1])
 
     @property
     def count(self) -> int:
@@ -83,8 +93,7 @@ class FilesKept:
                 copy = self._known(one) or self._copied(one)[0]
             except (FileNotFoundError, ProcessLookupError, EOFError):
                 continue  # gone or cut since; the stop will tell
-            if copy.sure:
-                self._ahead[one.key] = copy
+            self._ahead[one.key] = copy
 
     def take(self, pids: Sequence[int], opened: Iterable[Opened]) -> None:
         """Keep what the tree, whose processes PIDS stand still with the descriptors OPENED, has now. Raises EngineError."""
@@ -110,9 +119,10 @@ class FilesKept:
         self.time = int((time.monotonic() - started) * 1e6)
 
     def finish(self) -> Kept:
-        """Complete the records, now that the tree may run, and remove what was copied for nothing. Raises ImagesError."""
+        """Complete the records, now that the tree may run, and remove what was copied for nothing. Raises ImagesError, TargetError."""
         if self._patterns is None:
             return Kept()
+        self._check_beginnings()
         folder = os.path.join(self._images_dir, DIRECTORY)
         with faults("write", folder):
             used = {copy.name for _file, copy in self._files}
@@ -160,16 +170,38 @@ class FilesKept:
         return head
 
     def _copied_now(self, one: Wanted) -> _Copy:
-        copy, copied = self._copied(one)
+        """Return a copy of ONE, made in the stop from what there is. Raises OSError, EOFError."""
+        ahead = self._ahead.pop(one.key, None)
+        copy, copied = self._copied(one) if ahead is None or ahead.checksum else self._renewed(one, ahead)
         self.bytes += copied
         return copy
+
+    def _renewed(self, one: Wanted, ahead: _Copy) -> tuple[_Copy, int]:
+        with open(_open(one.door), "rb", buffering=0) as source, open(self._path(ahead.name), "r+b", buffering=0) as target:
+            before = os.fstat(source.fileno())
+            copy = replace(ahead, stamp=stamp_of(before), sure=_is_past(before))
+            had = os.fstat(target.fileno()).st_size
+            if share_blocks(source.fileno(), target.fileno()):
+                return copy, 0
+            if not one.appended or before.st_size < had:
+                return copy, renew(source.fileno(), target.fileno())
+            self._beginnings.append((one, os.dup(source.fileno()), ahead.name, had))
+            return copy, extend(source.fileno(), target.fileno(), had)
+
+    def _check_beginnings(self) -> None:
+        """Raise TargetError when a log has not only grown. ImagesError."""
+        for one, local, name, length in self._beginnings:
+            path = self._path(name)
+            with faults("read", path), open(path, "rb", buffering=0) as copy:
+                if not begin_alike(local, copy.fileno(), length):
+                    raise TargetError(f"{one.path} was cut or written anew while it was kept; dump again")
 
     def _still(self, one: Wanted) -> _Copy | None:
         """Return a copy of ONE that was made before and is still right."""
         if one.mapped:
             return None
         ahead = self._ahead.get(one.key)
-        if ahead is not None and ahead.stamp == stamp_of(os.stat(one.door)):
+        if ahead is not None and ahead.sure and ahead.stamp == stamp_of(os.stat(one.door)):
             return ahead
         return self._known(one)
 

@@ -67,6 +67,8 @@ class Wanted:
     """A path by which we can open it."""
     key: tuple[int, int]
     """st_dev and st_ino."""
+    appended: bool = False
+    """Whether the tree can write only to its end: what is there already stays, unless the file is cut."""
     mapped: bool = False
     """Whether the tree has it in shared memory: then its times do not tell whether it was written."""
 
@@ -112,7 +114,9 @@ def wanted(pids: Sequence[int], opened: Iterable[Opened], asked: Sequence[str], 
     kernels = {mount.device for mount in mounts(f"/proc/{pids[0]}/mountinfo") if mount.fstype in _OF_THE_KERNEL}
     mapped = dict(_mapped(pids))
     found: dict[tuple[int, int], Wanted] = {}
-    candidates = [(f"/proc/{one.pid}/fd/{one.fd}", one.link, one.stat) for one in opened if _writes(one.flags)]
+    writing = [one for one in opened if _writes(one.flags)]
+    candidates = [(f"/proc/{one.pid}/fd/{one.fd}", one.link, one.stat) for one in writing]
+    anywhere = {(one.stat.st_dev, one.stat.st_ino) for one in writing if not one.flags & os.O_APPEND}
     candidates += [(door, link, status) for (door, link, status, writes) in mapped.values() if writes]
     for door, link, status in candidates:
         key = (status.st_dev, status.st_ino)
@@ -121,7 +125,7 @@ def wanted(pids: Sequence[int], opened: Iterable[Opened], asked: Sequence[str], 
         if not _leads(root + link, key):
             passed[f"{link} is not kept, since its path does not lead to it"] = None
             continue
-        found[key] = Wanted(link, door, key, key in mapped)
+        found[key] = Wanted(link, door, key, key not in anywhere and key not in mapped, key in mapped)
     for path in _asked_for(root, asked):
         _add(found, root, path, mapped)
     return list(found.values())
@@ -155,7 +159,7 @@ def _add(found: dict[tuple[int, int], Wanted], root: str, path: str, mapped: dic
         return  # gone since it was listed
     key = (status.st_dev, status.st_ino)
     if stat.S_ISREG(status.st_mode) and key not in found:
-        found[key] = Wanted(path, root + path, key, key in mapped)
+        found[key] = Wanted(path, root + path, key, mapped=key in mapped)
 
 
 def _asked_for(root: str, asked: Sequence[str]) -> Iterator[str]:
