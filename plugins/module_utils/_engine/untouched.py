@@ -38,9 +38,18 @@ def verify(chain: Chain, now: Mapping[str, Stamp]) -> None:
     chain.verify_pages({path for dump in chain.dumps for path in pages_files(dump.path) if os.path.realpath(path) in good})
 
 
+def is_of_use(file: str) -> bool:
+    """Tell whether of what FILE, one of ours in DIRECTORY, remembers anything is still there as it was."""
+    return any(_stamp(path) == stamp for path, stamp in _read(file).items())
+
+
 def _remembered(chain: Chain) -> Mapping[str, Stamp]:
+    return _read(_file(chain.dump_id))
+
+
+def _read(path: str) -> Mapping[str, Stamp]:
     try:
-        with open(_file(chain.dump_id), encoding="utf-8") as file:
+        with open(path, encoding="utf-8") as file:
             found = json.load(file)
     except (FileNotFoundError, ValueError):
         return {}
@@ -68,7 +77,7 @@ def _paths(chain: Chain) -> Iterable[str]:
 def _stamp(path: str) -> Stamp:
     try:
         found = os.stat(path)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
     return [found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns]
 
