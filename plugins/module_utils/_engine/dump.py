@@ -210,6 +210,7 @@ def collect(work: Work, tree: FrozenTree) -> List[TaskImages]:
     collected = [_collect_task(work, task) for task in tree.tasks]
     work.sysv.check()
     work.kept.take(tree.pids, work.files.open_files())
+    work.memory.warnings += work.sysv.warnings
     return collected
 
 

@@ -23,6 +23,7 @@ from ...kernel.pagemap import PAGE_SIZE
 from ...kernel.procfs import maps
 from ...kernel.syscall import syscall
 from ...kernel.sysvipc import Segment
+from ..sysv_objects import ObjectsDump, ObjectsRestore
 from .mapping import Mapping
 from .shared import SharedObject, fill
 
@@ -38,6 +39,12 @@ class SysvDump:
         """Our descriptors of the segments, by their ids."""
         self._segments: Dict[int, Segment] = {}
         self._surveys: Dict[int, Sequence[Mapping]] = {}
+        self._others = ObjectsDump()
+
+    @property
+    def warnings(self) -> List[str]:
+        """What the caller should know."""
+        return self._others.warnings
 
     def __enter__(self) -> SysvDump:
         return self
@@ -57,7 +64,8 @@ class SysvDump:
                 self._attached[shmid] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
     def check(self) -> None:
-        """Raise UnsupportedError when something came up meanwhile that cannot be carried."""
+        """Raise UnsupportedError when something came up meanwhile that cannot be carried; read semaphores and messages. Raises OSError."""
+        self._others.collect(list(self._surveys))
         found = list(obstacles(self._surveys))
         if found:
             raise UnsupportedError(found)
@@ -72,6 +80,7 @@ class SysvDump:
             huge = hugetlb.devices()
             shifts = {shmid: huge.get(os.fstat(local).st_dev, 0) for shmid, local in self._attached.items()}
             images.write(IMAGE, [_entry(self._segments[shmid], shift) for shmid, shift in shifts.items()])
+        self._others.write(images)
 
 
 def obstacles(surveys: Dict[int, Sequence[Mapping]]) -> Iterator[Obstacle]:
@@ -120,6 +129,7 @@ class SysvRestore:
     def __init__(self, images: ImagesDir) -> None:
         self._entries: List[Any] = images.read(IMAGE) if images.has(IMAGE) else []
         self._made: List[int] = []
+        self._others = ObjectsRestore(images)
 
     def __enter__(self) -> SysvRestore:
         return self
@@ -127,6 +137,7 @@ class SysvRestore:
     def __exit__(self, *exc: object) -> None:
         while self._made:
             sysvipc.remove(self._made.pop())
+        self._others.undo()
 
     def check(self) -> Iterator[Obstacle]:
         """Yield the ids and keys that others have."""
@@ -141,6 +152,7 @@ class SysvRestore:
                 yield Obstacle(0, where, "processes of this machine have it attached", "end them")
             elif other is None and _key(entry) in keys:
                 yield Obstacle(0, where, f"segment {keys[_key(entry)]} has its key", remedy)
+        yield from self._others.check()
 
     def open(self, chain: Chain) -> None:
         """Make the segments and fill them from CHAIN. Raises OSError, RestoreError, ChainError, ImagesError."""
@@ -157,10 +169,12 @@ class SysvRestore:
                     raise RestoreError(f"System V shared memory segment {description.id} cannot be made: its id is taken; restore again")
                 sysvipc.set_owner(made, description.uid, description.gid, description.mode)
             _fill(entry, chain)
+        self._others.open()
 
     def keep(self) -> None:
         """Let the segments stay: the tree is complete and has them attached."""
         self._made.clear()
+        self._others.keep()
         for entry in self._entries:
             if entry.desc.mode & sysvipc.SHM_DEST:
                 sysvipc.remove(entry.desc.id)
