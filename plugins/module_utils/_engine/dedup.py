@@ -12,8 +12,9 @@ come to lie in one place.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from .chains.lock import changing
 from .errors import ChainError
@@ -21,7 +22,7 @@ from .images.chain import Chain, Dump, open_chain
 from .images.manifest import rewrite_pages
 from .images.pagemap import PAGE_SIZE, Run, iterate_runs, pages_id, pages_path
 from .images.punch import Superfluous, allocated_bytes, check_punching, punch, without
-from .images.ranges import Range, difference, intersection, merged, total
+from .images.ranges import Range, difference, merged, total
 
 
 @dataclass(frozen=True)
@@ -124,20 +125,18 @@ def _add_superfluous(chain: Chain, name: str, free: list[dict[str, list[Range]]]
                 chain.extents(name)
             needed = []
             continue
-        runs = list(iterate_runs(dump.images, name))
-        held = [run for run in runs if not run.in_parent]
-        left = [(run.start, run.end) for run in runs if run.in_parent]
+        runs = iterate_runs(dump.images, name)
         if needed is None:
-            needed = left
+            needed = [(run.start, run.end) for run in runs if run.in_parent]
             continue
         pages_name = _pages_name(dump, name)
         if pages_name in pages:
             raise ChainError(f"{dump.path} has two pagemaps of {pages_name}; use another copy of the dump", dump.images.file(name))
-        pages[pages_name] = list(_without(held, needed))
-        found = total(intersection(((run.start, run.end) for run in runs), needed))
-        if found != total(needed) or not _holds(dump, pages_name, sum(run.pages for run in held), pages[pages_name]):
+        found = _compared(runs, needed)
+        pages[pages_name] = found.free
+        if found.known != total(needed) or not _holds(dump, pages_name, found.held, found.free):
             chain.extents(name)  # tells what is missing
-        needed = list(intersection(left, needed))
+        needed = found.needed
     if needed:
         chain.extents(name)
 
@@ -151,17 +150,45 @@ def _holds(dump: Dump, name: str, pages: int, free: Sequence[Range]) -> bool:
     return record is None or not record.gone or not total(difference(record.gone, free))
 
 
-def _without(held: Sequence[Run], needed: Sequence[Range]) -> Iterator[Range]:
-    """Yield those of the pages of a pages file, HELD by these runs one after the other, whose addresses are not NEEDED."""
-    index, runs = 0, iter(held)
-    run = next(runs, None)
-    for start, end in difference(((one.start, one.end) for one in held), needed):
-        while run is not None and run.end <= start:
-            index += run.pages
-            run = next(runs, None)
-        if run is not None:
-            first = index + (start - run.start) // PAGE_SIZE
-            yield first, first + (end - start) // PAGE_SIZE
+class _Compared(NamedTuple):
+    """What one dump holds of a pagemap, compared with what a newer one reads there."""
+
+    free: list[Range]
+    """Pages of the pages file that it does not read."""
+    needed: list[Range]
+    """Addresses that it reads and that are left to the parent."""
+    known: int
+    """Bytes that it reads and that are here or left to the parent."""
+    held: int
+    """Pages of the pages file."""
+
+
+def _compared(runs: Iterable[Run], needed: Sequence[Range]) -> _Compared:
+    """Compare RUNS with the addresses NEEDED, both sorted, in one walk along both."""
+    free: list[Range] = []
+    left: list[Range] = []
+    known = index = place = 0
+    for start, pages, in_parent in runs:
+        at, end = start, start + pages * PAGE_SIZE
+        first = index - start // PAGE_SIZE
+        while place < len(needed) and needed[place][0] < end:
+            low, high = needed[place]
+            low, stop = max(low, at), min(high, end)
+            if low < stop:
+                known += stop - low
+                if in_parent:
+                    left.append((low, stop))
+                elif at < low:
+                    free.append((first + at // PAGE_SIZE, first + low // PAGE_SIZE))
+                at = stop
+            if high > end:
+                break
+            place += 1
+        if not in_parent:
+            if at < end:
+                free.append((first + at // PAGE_SIZE, first + end // PAGE_SIZE))
+            index += pages
+    return _Compared(free, left, known, index)
 
 
 def _pages_held(dump: Dump) -> dict[str, int]:

@@ -12,8 +12,12 @@ from __future__ import annotations
 import mmap
 import os
 import re
-from collections.abc import Generator, Iterable, Iterator
+from array import array
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from itertools import islice, repeat
+from operator import add, le, mul, or_
 from typing import Any, NamedTuple
 
 from ..errors import ImagesError
@@ -29,11 +33,11 @@ PE_PRESENT = 1 << 2
 PAGE_SIZE = mmap.PAGESIZE
 MAX_RUN = 0xFFFFFFFF
 """Pages: the most that compat_nr_pages, the only count that CRIU before 4.2 knows, can tell."""
-_AT_ONCE = 1 << 16
-"""Bytes of a pagemap looked at together."""
-_NUMBER = rb"([\x80-\xff]{0,9}[\0-\x7f])"
+_LEAST, _MOST = 1 << 8, 1 << 16
+"""Bytes of a pagemap looked at together: few behind an entry of another form than the usual, then ever more."""
+_NUMBER = rb"([\x80-\xff]{0,7}[\0-\x7f])"
 _HEAD = re.compile(rb"\x08" + _NUMBER)
-_USUAL = re.compile(rb"(.)\0\0\0\x08" + _NUMBER + rb"\x10" + _NUMBER + rb"\x20([\0-\x7f])\x28" + _NUMBER, re.DOTALL)
+_USUAL = re.compile(rb"(.\0\0\0\x08" + _NUMBER + rb"\x10[\x80-\xff]{0,7}[\0-\x7f]\x20([\0-\x7f])\x28" + _NUMBER + rb")", re.DOTALL)
 """An entry as CRIU 4.2 and we write it, with its length: vaddr, compat_nr_pages, flags, nr_pages."""
 
 
@@ -83,7 +87,7 @@ def pages_id(images: ImagesDir, name: str) -> int:
         offset, encoded = source.offset, source.entry("a pagemap_head")
     usual = _HEAD.fullmatch(encoded)
     if usual is not None:
-        return _number(usual[1]) & 0xFFFFFFFF
+        return _numbers([usual[1]])[0] & 0xFFFFFFFF
     head = _message("pagemap_head")()
     fill(head, encoded, images.file(name), offset)
     return int(head.pages_id)
@@ -91,28 +95,56 @@ def pages_id(images: ImagesDir, name: str) -> int:
 
 def iterate_runs(images: ImagesDir, name: str) -> Generator[Run, None, None]:
     """Yield the runs of the pagemap in image NAME in ascending order. Raises ImagesError as `read_pagemap` does."""
-    end, path = 0, images.file(name)
+    end, path, window = 0, images.file(name), _MOST
     with images.source(name) as source:
         if source.left():
             source.entry("a pagemap_head")
         while source.left():
-            block, at = source.peek(_AT_ONCE), 0
-            found = _USUAL.match(block)
-            while found is not None and found.end() - at == block[at] + 4:
-                start, _pages, flags, pages = found.groups()[1:]
-                run = _checked(_number(start), _number(pages), flags[0], path)
-                if run.start < end:
-                    raise _out_of_order(run, end, path)
-                yield run
-                at, end = found.end(), run.end
-                found = _USUAL.match(block, at)
-            source.skip(at)
-            if not at:
-                run = _unusual(source.entry("a pagemap_entry"), path, source.offset)
-                if run.start < end:
-                    raise _out_of_order(run, end, path)
-                yield run
-                end = run.end
+            runs, size = _usual(source.peek(window))
+            if runs and runs[0].start >= end:
+                source.skip(size)
+                window = min(2 * window, _MOST)
+                yield from runs
+                end = runs[-1].end
+                continue
+            window = _LEAST
+            run = _any(source.entry("a pagemap_entry"), path, source.offset)
+            if run.start < end:
+                text = f"its pages at {run.start:x} come after those up to {end:x}; use another copy of the dump"
+                raise ImagesError(f"{path} is damaged: {text}")
+            yield run
+            end = run.end
+
+
+def _usual(block: bytes) -> tuple[list[Run], int]:
+    """Return the runs that BLOCK begins with and their size in it, none unless all that looks like an entry in it is one and is right."""
+    entries = _USUAL.findall(block) if _USUAL.match(block) else []
+    if not entries:
+        return [], 0
+    texts, starts, flags, counts = zip(*entries)
+    size = sum(map(len, texts))
+    addresses, pages = _numbers(starts), _numbers(counts)
+    ends = list(map(add, addresses, map(mul, pages, repeat(PAGE_SIZE))))
+    good = (
+        b"".join(texts) == block[:size]
+        and all(text[0] == len(text) - 4 for text in texts)
+        and not reduce(or_, addresses) % PAGE_SIZE
+        and all(pages)
+        and all(map(le, ends, islice(addresses, 1, None)))
+        and {flag[0] & (PE_PARENT | PE_PRESENT) for flag in set(flags)} <= {PE_PARENT, PE_PRESENT, PE_PARENT | PE_PRESENT}
+    )
+    return (list(map(Run, addresses, pages, [bool(flag[0] & PE_PARENT) for flag in flags])), size) if good else ([], 0)
+
+
+def _numbers(encoded: Sequence[bytes]) -> array[int]:
+    """Return the numbers that ENCODED stand for, each of up to eight bytes with seven bits, the lowest first: all of them at once."""
+    count = len(encoded)
+    lanes = int.from_bytes(b"".join([one.ljust(8, b"\0") for one in encoded]), "little")
+    for mask, shift in ((0x7F, 1), (0x3FFF, 2), (0xFFFFFFF, 4)):
+        width = 16 * shift
+        low = int.from_bytes(mask.to_bytes(width // 8, "little") * (64 // width * count), "little")
+        lanes = lanes & low | lanes >> shift & low << mask.bit_length()
+    return array("Q", lanes.to_bytes(8 * count, "little"))
 
 
 def pages_path(images_dir: str, number: int) -> str:
@@ -138,7 +170,7 @@ def _with_head(head: Any, runs: Iterable[Run]) -> Iterator[Any]:
             yield entry
 
 
-def _unusual(encoded: bytes, path: str, offset: int) -> Run:
+def _any(encoded: bytes, path: str, offset: int) -> Run:
     """Return the run of an entry of any form; CRIU before 2.4 wrote in_parent and no flags, before 4.2 no nr_pages."""
     entry = _message("pagemap_entry")()
     fill(entry, encoded, path, offset - len(encoded))
@@ -147,27 +179,9 @@ def _unusual(encoded: bytes, path: str, offset: int) -> Run:
         flags |= PE_PARENT
     elif not entry.HasField("flags"):
         flags = PE_PRESENT
-    return _checked(entry.vaddr, entry.nr_pages if entry.HasField("nr_pages") else entry.compat_nr_pages, flags, path)
-
-
-def _checked(start: int, pages: int, flags: int, path: str) -> Run:
-    if start % PAGE_SIZE or not pages or start + pages * PAGE_SIZE > 1 << 64:
-        raise ImagesError(f"{path} is damaged: it has {pages} pages at {start:x}; use another copy of the dump")
+    pages = entry.nr_pages if entry.HasField("nr_pages") else entry.compat_nr_pages
+    if entry.vaddr % PAGE_SIZE or not pages or entry.vaddr + pages * PAGE_SIZE > 1 << 64:
+        raise ImagesError(f"{path} is damaged: it has {pages} pages at {entry.vaddr:x}; use another copy of the dump")
     if not flags & (PE_PARENT | PE_PRESENT):
-        raise ImagesError(f"{path} leaves the pages at {start:x} to a lazy-pages server; use a dump that holds all its pages")
-    return Run(start, pages, bool(flags & PE_PARENT))
-
-
-def _out_of_order(run: Run, end: int, path: str) -> ImagesError:
-    return ImagesError(f"{path} is damaged: its pages at {run.start:x} come after those up to {end:x}; use another copy of the dump")
-
-
-def _number(encoded: bytes) -> int:
-    """Return the number that ENCODED stands for: seven bits a byte, the lowest first."""
-    if len(encoded) == 1:
-        return encoded[0]
-    number = shift = 0
-    for byte in encoded:
-        number |= (byte & 0x7F) << shift
-        shift += 7
-    return number
+        raise ImagesError(f"{path} leaves the pages at {entry.vaddr:x} to a lazy-pages server; use a dump that holds all its pages")
+    return Run(entry.vaddr, pages, bool(flags & PE_PARENT))
