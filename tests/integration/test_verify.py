@@ -14,8 +14,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+from _engine.dedup import dedup
 from _engine.errors import EngineError, ImagesError
 from _engine.images.chain import open_chain
+from _engine.images.manifest import read_manifest
 from _engine.options import RestoreOptions
 from _engine.restore import plan
 from _engine.verify import verify
@@ -105,6 +107,26 @@ def test_every_damage_is_found_and_refused_or_harmless(chain: Path) -> None:
                 assert refused(chain) or memory(chain) == expected, path
     assert len(kinds) > 12, kinds
     assert verify(str(chain)).sound
+
+
+def test_damage_in_what_dedup_has_left_is_found(chain: Path) -> None:
+    """Whatever bit flips in a page that is left; in those that are gone there is nothing to flip, and nobody reads them."""
+    dedup(str(chain))
+    below = chain.parent / "1"
+    manifest = read_manifest(str(below))
+    assert manifest is not None and manifest.pages and verify(str(chain)).sound
+    dice, expected = random.Random(8), memory(chain)
+    for name, record in manifest.pages.items():
+        gone = [page for low, high in record.gone for page in range(low, high)]
+        kept = sorted(set(range(record.size // 4096)) - set(gone))
+        for page in [*dice.sample(kept, min(len(kept), 20)), *dice.sample(gone, min(len(gone), 5))]:
+            content = bytearray((below / name).read_bytes())
+            content[page * 4096 + dice.randrange(4096)] ^= 1 << dice.randrange(8)
+            with changed(below / name, bytes(content)):
+                found = [fault.path for fault in verify(str(chain)).faults]
+                assert found == ([] if page in gone else [str(below / name)])
+                assert refused(chain) or memory(chain) == expected
+    assert any(record.gone for record in manifest.pages.values())
 
 
 def test_images_without_checksums_are_never_believed_blindly(chain: Path) -> None:

@@ -10,7 +10,6 @@ log-file "dump log"     # a comment
 
 from __future__ import annotations
 
-import shlex
 
 from ..errors import UsageError
 
@@ -28,6 +27,8 @@ def read_config(path: str) -> list[str]:
 
 
 def _words(path: str, line: str) -> list[str]:
+    import shlex
+
     try:
         words = shlex.split(line, comments=True)
     except ValueError as error:
