@@ -123,6 +123,22 @@ def test_killed_together_with_its_guardian(lab: Lab) -> None:
     assert content(victim.directory) == before
 
 
+def test_killed_in_the_stop(lab: Lab) -> None:
+    victim, path = start(lab), lab.images("1")
+    assert victim.ask("add 7") == "ok"
+    for step in (8, 24):
+        command = [sys.executable, str(PROGRAMS / "dying_engine.py"), str(step), "dump", "--tree", str(victim.pid), "--leave-running"]
+        command += ["--force", "--images-dir", str(path), *KEEP]
+        assert subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=PATIENCE, check=False).returncode == -9
+        assert (path / "stillframe-files").is_dir() and not (path / "inventory.img").exists()
+        victim.await_rest()
+        assert victim.ask() == "ok 7"
+    lab.run("dump", "--tree", victim.pid, "--images-dir", path, "--force", *KEEP)
+    lab.reap()
+    lab.restore(path, *BACK)
+    assert victim.ask() == "ok 7"
+
+
 def test_an_unchanged_file_is_there_once(lab: Lab) -> None:
     victim = start(lab)
     assert victim.ask("add 3") == "ok"
@@ -203,7 +219,7 @@ def test_killed_at_every_step_of_putting_back(lab: Lab) -> None:
         lab.reap()
         found = content(victim.directory)
         assert {name: found.get(name) for name in {*found, *before}} == {name: before.get(name) for name in {*found, *before}}, step
-        step += 5
+        step += 7
     assert step > 30, done.stderr
     assert victim.ask() == "ok 7"
     assert not list(victim.directory.rglob(".*"))

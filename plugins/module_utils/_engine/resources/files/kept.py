@@ -87,7 +87,7 @@ class FilesKept:
             os.mkdir(os.path.join(self._images_dir, DIRECTORY), 0o700)
         self._find_leases()
         for one in wanted(pids, opened_now(pids), self._patterns, {}):
-            if one.key in self._leased or one.mapped:
+            if one.key in self._leased:
                 continue
             try:
                 copy = self._known(one) or self._copied(one)[0]
