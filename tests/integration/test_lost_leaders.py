@@ -45,9 +45,13 @@ def child(work):
         while True:
             signal.pause()
     return pid
+def leaver():
+    child(lambda: None)
+    os.setsid()
 def session():
     os.setsid()
     child(lambda: None)
+    child(leaver)
     child(lambda: os.setpgid(0, 0))
     pid = os.fork()
     if not pid:
@@ -108,7 +112,7 @@ def test_a_daemon_whose_session_leader_has_ended(lab: Lab) -> None:
 
 def test_a_reaper_with_what_ended_leaders_left(lab: Lab) -> None:
     root = lab.spawn([sys.executable, "-c", REAPER + "while True: signal.pause()"], env=QUIET).pid
-    until(lambda: at_rest(root, 9), "the reaper does not get its orphans")
+    until(lambda: at_rest(root, 11), "the reaper does not get its orphans")
     before, places = look(root), numbers(root)
     path = lab.dump(root, "1")
     lab.reap()

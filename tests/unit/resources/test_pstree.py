@@ -77,6 +77,14 @@ ORPHANED = {
     "a child in a sibling's session": tree((10, 0, 10, 10), (11, 10, 11, 11), (12, 10, 11, 11), (13, 12, 14, 11)),
     "a child in a later sibling's session": tree((10, 0, 10, 10), (12, 10, 11, 11), (11, 10, 11, 11)),
     "both at once": tree((10, 0, 10, 10), (12, 10, 11, 11), (11, 10, 11, 11), (13, 12, 13, 13), (14, 13, 7, 7), (15, 14, 14, 7)),
+    "a session held by a reaper and by one that has left it": tree((10, 0, 10, 10), (11, 10, 11, 11), (12, 10, 5, 5), (13, 11, 5, 5)),
+    "a session held by two that have left it": tree(
+        (10, 0, 10, 10), (11, 10, 11, 11), (12, 10, 12, 12), (13, 11, 5, 5), (14, 12, 5, 5)
+    ),
+    "a session held by two of which one left it after the other": tree(
+        (10, 0, 10, 10), (11, 10, 11, 11), (12, 11, 12, 12), (13, 11, 5, 5), (14, 12, 5, 5)
+    ),
+    "a sibling that left the session of another": tree((10, 0, 10, 10), (11, 10, 11, 11), (12, 10, 12, 12), (13, 12, 11, 11)),
 }
 SHELL_JOBS = {
     "a job with its own group": tree((10, 0, 10, 5), (11, 10, 10, 5)),
@@ -85,7 +93,9 @@ SHELL_JOBS = {
     "as criu has it, from another PID namespace": tree((10, 0, 0, 0), (11, 10, 0, 0)),
 }
 IMPOSSIBLE = {
-    "a session whose leader has ended, held by two": tree((10, 0, 10, 10), (11, 10, 11, 11), (12, 10, 5, 5), (13, 11, 5, 5)),
+    "a session whose leader has ended, held by two that never were in it": tree(
+        (10, 0, 10, 10), (11, 10, 10, 10), (12, 10, 5, 5), (13, 11, 5, 5)
+    ),
     "a session held by its leader's grandparent": tree((10, 0, 10, 10), (11, 10, 11, 11), (12, 11, 12, 12), (13, 10, 12, 12)),
     "a group of another session": tree((10, 0, 10, 10), (11, 10, 11, 11), (12, 11, 10, 11)),
 }

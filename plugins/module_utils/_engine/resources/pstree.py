@@ -6,7 +6,8 @@
 A session cannot be joined: a process has that of its maker at the time of the fork, or makes its own. So the order of
 forks and setsid calls is what restores them; groups are joined when all processes are there. Where the process that made
 a session or group has ended, a helper with its number takes its part, and ends before anything runs. A process is made
-by its parent, or by the leader of its session as a sibling of that (CLONE_PARENT) where the parent never was in it.
+by its parent, or by the leader of its session as a sibling of that (CLONE_PARENT) where the parent never was in it. One that
+leads a session may have been in another before: that its children are in.
 """
 
 from __future__ import annotations
@@ -132,7 +133,8 @@ def helpers(tree: Pstree, shell_job: bool) -> Tuple[Process, ...]:
 
 def first(tree: Pstree, shell_job: bool) -> int:
     """Return the process that is created first: the root of TREE, or the helper that makes it."""
-    return _founder(_with_helpers(tree, _our_session(tree) if shell_job else None)).pid
+    whole = _with_helpers(tree, _our_session(tree) if shell_job else None)
+    return _founder(whole, _births(whole)).pid
 
 
 def creation_plan(tree: Pstree, shell_job: bool) -> Iterator[Step]:
@@ -164,11 +166,24 @@ def _our_group(tree: Pstree, ours: Optional[int]) -> Optional[int]:
 
 
 def _lost_sessions(tree: Pstree, ours: Optional[int]) -> Dict[int, Set[int]]:
-    """Return the sessions whose leaders have ended, but OURS, each with the parents of those who did not get it from theirs."""
+    """Return the sessions whose leaders have ended, but OURS, each with the parents of those who did not get it from theirs.
+
+    Of several parents those that lead sessions of their own, from the bottom up, count as members who have left it.
+    """
+    places = {task.pid: place for place, task in enumerate(tree.tasks)}
     found: Dict[int, Set[int]] = {}
     for task in tree.tasks:
         if task.sid != ours and tree.outside(task.sid) and tree.session(task.ppid) != task.sid:
             found.setdefault(task.sid, set()).add(task.ppid)
+    for sid, parents in found.items():
+        while len(parents) > 1:
+            leaders = [tree.tasks[places[pid]] for pid in parents if pid in places and tree.session(pid) == pid]
+            if not leaders:
+                break
+            lowest = max(leaders, key=lambda task: places[task.pid])
+            parents.remove(lowest.pid)
+            if tree.session(lowest.ppid) != sid:
+                parents.add(lowest.ppid)
     return found
 
 
@@ -183,32 +198,42 @@ def _with_helpers(tree: Pstree, ours: Optional[int]) -> Pstree:
     return Pstree((*whole.tasks, *groups.values()))
 
 
-def _is_beside(tree: Pstree, task: Process) -> bool:
-    """Tell whether TASK is made by the leader of its session, a sibling, because its parent is not in that session."""
-    leads = any(other.pid == task.sid != task.pid and other.ppid == task.ppid for other in tree.tasks)
-    return leads and tree.session(task.ppid) != task.sid
+def _is_beside(tree: Pstree, task: Process, births: Dict[int, Set[int]]) -> bool:
+    """Tell whether TASK is made by the leader of the session that it is born in, a sibling, because its parent is not in that."""
+    leads = any(other.pid in births[task.pid] and other.pid != task.pid and other.ppid == task.ppid for other in tree.tasks)
+    return leads and tree.session(task.ppid) not in births[task.pid]
 
 
-def _founder(tree: Pstree) -> Process:
-    return next(task for task in tree.children(0) if not _is_beside(tree, task))
+def _founder(tree: Pstree, births: Dict[int, Set[int]]) -> Process:
+    return next(task for task in tree.children(0) if not _is_beside(tree, task, births))
 
 
 def _births(tree: Pstree) -> Dict[int, Set[int]]:
-    """Return the sessions that each process must find itself in when its parent forks it; empty where it does not matter."""
+    """Return the sessions that each process must find itself in when it is forked; empty where it does not matter."""
     births: Dict[int, Set[int]] = {task.pid: set() for task in tree.tasks}
     sessions = {task.pid: task.sid for task in tree.tasks}
     for task in reversed(tree.tasks):
-        beside = _is_beside(tree, task)
         if task.sid != task.pid:
             births[task.pid].add(task.sid)
-        if task.ppid and not beside:
+    for task in sorted(tree.tasks, key=_depths(tree).__getitem__, reverse=True):
+        if task.ppid and not _is_beside(tree, task, births):
             births[task.ppid] |= births[task.pid] - {sessions[task.ppid]}
     return births
 
 
+def _depths(tree: Pstree) -> Dict[Process, int]:
+    """Return how far each process is from the root; helpers come behind all tasks, wherever they belong."""
+    depths: Dict[int, int] = {0: 0}
+    found = {}
+    for task in tree.tasks:
+        found[task] = depths[task.pid] = depths[task.ppid] + 1
+    return found
+
+
 def _session_obstacles(tree: Pstree, ours: Optional[int]) -> List[Obstacle]:
     """Return the processes whose children are in sessions that it cannot have been in one after the other."""
-    births, founder = _births(tree), _founder(tree)
+    births = _births(tree)
+    founder = _founder(tree, births)
     found = []
     for task in tree.tasks:
         foreign = sorted(births[task.pid] - {task.sid}) if task.sid != task.pid else sorted(births[task.pid])[1:]
@@ -221,15 +246,17 @@ def _session_obstacles(tree: Pstree, ours: Optional[int]) -> List[Obstacle]:
 
 def _making(tree: Pstree) -> Iterator[Step]:
     """Yield the forks and what makes sessions."""
-    births, waiting = _births(tree), [_founder(tree)]
+    births = _births(tree)
+    waiting = [_founder(tree, births)]
     while waiting:
         task = waiting.pop()
-        children = [child for child in tree.children(task.pid) if not _is_beside(tree, child)]
+        children = [child for child in tree.children(task.pid) if not _is_beside(tree, child, births)]
         early = [child for child in children if births[child.pid] - {task.sid}]  # born in the session that their parent left
         yield from (Step(task.pid, FORK, child.pid) for child in early)
         if task.sid == task.pid:
             yield Step(task.pid, SETSID, 0)
-        siblings = [other for other in tree.tasks if other.sid == task.pid and other.ppid == task.ppid and _is_beside(tree, other)]
+        beside = [other for other in tree.children(task.ppid) if _is_beside(tree, other, births)]
+        siblings = [other for other in beside if task.pid in births[other.pid]]
         yield from (Step(task.pid, FORK_BESIDE, other.pid) for other in siblings)
         yield from (Step(task.pid, FORK, child.pid) for child in children if child not in early)
         waiting += reversed([*siblings, *children])
