@@ -123,6 +123,21 @@ def test_killed_together_with_its_guardian(lab: Lab) -> None:
     assert content(victim.directory) == before
 
 
+def test_a_drill_has_the_files_of_the_dump(lab: Lab) -> None:
+    victim = start(lab)
+    assert victim.ask("add 7") == "ok"
+    path = lab.dump(victim.pid, "1", *KEEP, "--leave-running")
+    victim.await_rest()
+    assert victim.ask("add 5") == "ok"
+    code = (
+        "import sqlite3, sys; base = sqlite3.connect(sys.argv[1] + '/base.sqlite'); log = open(sys.argv[1] + '/deep/er/log').read();"
+        "print(base.execute('SELECT count(*) FROM entry').fetchone(), base.execute('PRAGMA integrity_check').fetchone(), len(log))"
+    )
+    done = lab.engine("drill", "--images-dir", path, "--", sys.executable, "-c", code, victim.directory)
+    assert (done.returncode, done.stdout) == (0, f"(7,) ('ok',) {7 * 15}\n"), done.stderr
+    assert victim.ask() == "ok 12"
+
+
 def test_killed_in_the_stop(lab: Lab) -> None:
     victim, path = start(lab), lab.images("1")
     assert victim.ask("add 7") == "ok"

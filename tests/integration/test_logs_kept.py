@@ -5,15 +5,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from _engine.errors import TargetError, UsageError
+from _engine.errors import TargetError, UnsupportedError, UsageError
 from _engine.images.kept import KeptFile, kept_path
-from _engine.resources.files.kept import FilesKept
+from _engine.resources.files.kept import FilesKept, obstacles
 from _engine.resources.files.written import opened_now
 
 SIZE = 8 << 20
@@ -69,6 +70,16 @@ def test_a_log_that_was_written_anew(tmp_path: Path, log: int) -> None:
 def test_a_log_that_was_cut(tmp_path: Path, log: int) -> None:
     _kept, found = keep(tmp_path, lambda: os.ftruncate(log, 100))
     assert found["log"].size == 100
+
+
+def test_a_lease_is_not_broken(tmp_path: Path) -> None:
+    with open(tmp_path / "leased", "w+b") as leased:
+        assert obstacles(US, ["open"]) == []
+        fcntl.fcntl(leased, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        assert [obstacle.where for obstacle in obstacles(US, ["open"])] == [leased.name]
+        with pytest.raises(UnsupportedError, match="which opening it would break"):
+            keep(tmp_path, lambda: None)
+        assert fcntl.fcntl(leased, fcntl.F_GETLEASE) == fcntl.F_WRLCK
 
 
 def test_what_was_asked_for(tmp_path: Path, log: int) -> None:

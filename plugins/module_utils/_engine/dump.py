@@ -25,8 +25,8 @@ from .parent import open_parent, reading_parent
 from .resources import attributes, clocks, core, numa, preflight, pstree, sharing, zombies
 from .resources.cgroup_roots import Roots
 from .resources.files.dump import FilesDump
+from .resources.files import kept
 from .resources.files.kept import FilesKept
-from .resources.files.written import patterns
 from .resources.fs import dump_fs
 from .resources.inventory import inventory, machine, task_ids, tree_identity
 from .resources.memory import aio, guard, locked, mapping, names, seal, sysv, vdso
@@ -79,7 +79,6 @@ def dump(options: DumpOptions, log: logging.Logger) -> DumpResult:
     directory.check()
     pids = check_target(options.tree)
     common = common_tables(options)
-    patterns(options.files)
     with ExitStack() as stack:
         stack.enter_context(reading_parent(options))
         parent = open_parent(options)
@@ -93,15 +92,15 @@ def dump(options: DumpOptions, log: logging.Logger) -> DumpResult:
         message("core_entry")  # builds the whole schema, once: not in the stop
         server = stack.enter_context(PageClient(options.page_server, pids, parent)) if options.page_server else None
         memory = stack.enter_context(MemoryDump(options, directory, parent, log, server))
-        kept = stack.enter_context(FilesKept(options.files, options.images_dir, parent))
-        kept.look_ahead(pids)
+        files_kept = stack.enter_context(FilesKept(options.files, options.images_dir, parent))
+        files_kept.look_ahead(pids)
         clock.mark("freezing")
         with FrozenTree(options.tree, options.timeout) as tree:
             clock.mark("frozen")
             files = stack.enter_context(FilesDump(options, trackers.own_descriptors(tree.pids)))
             mounts = stack.enter_context(MountsDump(options))
             segments = stack.enter_context(sysv.SysvDump())
-            work = Work(options, directory, parent, trackers, files, mounts, segments, memory, clock, common, kept)
+            work = Work(options, directory, parent, trackers, files, mounts, segments, memory, clock, common, files_kept)
             log.info("Stopped processes %s", ", ".join(map(str, tree.pids)))
             tasks = collect(work, tree)
             fs_ids = sharing.fs_ids(tree.pids)
@@ -199,7 +198,7 @@ def _obstacles_of(options: DumpOptions, pids: Sequence[int], trackers: Trackers)
     with MountsDump(options) as mounts:
         obstacles += mounts.obstacles(pids)
     with FilesDump(options, trackers.own_descriptors(pids)) as files:
-        obstacles += files.preflight(pids)
+        obstacles += files.preflight(pids) + kept.obstacles(pids, options.files)
         return obstacles, files.warnings()
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from ...errors import Obstacle, TargetError, UnsupportedError
@@ -60,7 +60,6 @@ class FilesKept:
         self._absent: list[str] = []
         self._beginnings: list[tuple[Wanted, int, str, int]] = []
         """Logs with our descriptors of them, the names of their copies, and how many bytes were copied before the stop."""
-        self._leased: set[tuple[int, int]] = set()
         self.warnings: dict[str, None] = {}
         self.bytes = 0
         """That had to be copied in the stop."""
@@ -85,10 +84,11 @@ class FilesKept:
             return
         with faults("create", self._images_dir):
             os.mkdir(os.path.join(self._images_dir, DIRECTORY), 0o700)
-        self._find_leases()
-        for one in wanted(pids, opened_now(pids), self._patterns, {}):
-            if one.key in self._leased:
-                continue
+        todo = wanted(pids, opened_now(pids), self._patterns, {})
+        leased = {obstacle.where for obstacle in _leased(todo)}
+        for one in todo:
+            if one.path in leased:
+                continue  # since a moment ago; the stop will tell
             try:
                 copy = self._known(one) or self._copied(one)[0]
             except (FileNotFoundError, ProcessLookupError, EOFError):
@@ -100,14 +100,13 @@ class FilesKept:
         if self._patterns is None:
             return
         started = time.monotonic()
-        self._find_leases()
         todo = wanted(pids, opened, self._patterns, self.warnings)
+        leased = list(_leased(todo))
+        if leased:
+            raise UnsupportedError(leased)
         root = f"/proc/{pids[0]}/root"
         seen = {one.key for one in todo}
         for one in todo:
-            if one.key in self._leased:
-                why = "it is to be kept, and has a lease, which opening it would break"
-                raise UnsupportedError([Obstacle(0, one.path, why, "have the program give up its lease, or dump without files")])
             head = self._take_one(one, root)
             for path in journals(one, head):
                 found = beside(one, path)
@@ -236,15 +235,27 @@ class FilesKept:
         with faults("read", path), open(path, "rb", buffering=0) as content:
             return replace(file, checksum=checksummer.whole(content.fileno(), file.size), algorithm=checksummer.algorithm)
 
-    def _find_leases(self) -> None:
-        self._leased = {(os.makedev(*lock.device), lock.inode) for lock in all_locks() if lock.kind == LEASE}
-
     def _next(self) -> str:
         self._count += 1
         return str(self._count)
 
     def _path(self, name: str) -> str:
         return os.path.join(self._images_dir, DIRECTORY, name)
+
+
+def obstacles(pids: Sequence[int], asked: Sequence[str]) -> list[Obstacle]:
+    """Return what keeps the files that are ASKED for from being kept, while the tree of PIDS runs. Raises UsageError. Touches nothing."""
+    chosen = patterns(asked)
+    return [] if chosen is None else list(_leased(wanted(pids, opened_now(pids), chosen, {})))
+
+
+def _leased(files: Iterable[Wanted]) -> Iterator[Obstacle]:
+    """Yield those of FILES that cannot be opened without breaking a lease."""
+    leases = {(os.makedev(*lock.device), lock.inode) for lock in all_locks() if lock.kind == LEASE}
+    for one in files:
+        if one.key in leases:
+            why = "it is to be kept, and has a lease, which opening it would break"
+            yield Obstacle(0, one.path, why, "have the program give up its lease, or dump without files")
 
 
 def _is_past(status: os.stat_result) -> bool:
