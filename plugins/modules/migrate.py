@@ -44,7 +44,8 @@ options:
     default: 0
   max_downtime:
     description:
-      - Seconds that sending the rest may take while the tree stands still. The rounds end when it is expected to fit.
+      - Seconds that the tree may stand still. The rounds end when the rest is expected to be sent in what of that all else leaves,
+        or in a tenth of it.
     type: float
     default: 0.1
   max_rounds:

@@ -19,6 +19,7 @@ from .errors import EngineError, MoveError
 from .images.schema import message
 from .kernel.urgency import urgent
 from .options import Connect, ReceiveTreeOptions, RestoreOptions
+from .resources.memory import seal
 from .restore import restore
 from .results import ReceiveTreeResult, RestoreResult
 from .transfer import greeting, preflight
@@ -106,6 +107,7 @@ class _Move:
                 stack.enter_context(self._ground)
                 preflight.answer(self._link)
                 message("core_entry")  # builds the whole schema, once: not in the stop
+                seal.check(0, [])  # reads all our mappings, once
                 urgency = stack.enter_context(ExitStack())
                 with Incoming(directory) as incoming:
                     self._take(incoming, urgency)

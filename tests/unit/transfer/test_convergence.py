@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import List
 
 from _engine.results import RoundFigures
-from _engine.transfer.convergence import FITS, MAX_ROUNDS, NOT_SHRINKING, enough, expected_rest
+from _engine.transfer.convergence import FITS, MAX_ROUNDS, NOT_SHRINKING, STOP_TIME, enough, expected_rest
 
 _RATE = 100 << 20
 """Bytes a second."""
@@ -31,8 +31,8 @@ def test_the_first_round_tells_nothing_of_what_is_written_to() -> None:
 def test_the_rest_fits() -> None:
     idle = rounds(25600, 256)
     assert abs(expected_rest(idle) - 0.01) < 0.001
-    assert enough(idle, 0.011, 10) == FITS
-    assert enough(idle, 0.009, 10) == ""
+    assert enough(idle, STOP_TIME + 0.011, 10) == FITS
+    assert enough(idle, STOP_TIME + 0.009, 10) == ""
 
 
 def test_a_tree_that_writes_faster_than_can_be_sent_stops_the_rounds() -> None:

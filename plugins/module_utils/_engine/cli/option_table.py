@@ -118,7 +118,7 @@ PAGE_SERVER = (
 )
 
 MIGRATE = (
-    _supported("max-downtime", VALUE, "milliseconds that sending the rest may take in the stop (default: 100)", metavar="MS", ours=True),
+    _supported("max-downtime", VALUE, "milliseconds that the tree may stand still (default: 100)", metavar="MS", ours=True),
     _supported("max-rounds", VALUE, "rounds at most before the stop (default: 10)", metavar="NUM", ours=True),
     _supported("bandwidth-limit", VALUE, "bytes a second; K, M or G may follow (default: no limit)", metavar="SIZE", ours=True),
     _supported(

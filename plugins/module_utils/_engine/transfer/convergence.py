@@ -11,7 +11,11 @@ from ..images.pagemap import PAGE_SIZE
 from ..results import RoundFigures
 
 FITS, NOT_SHRINKING, MAX_ROUNDS, UNTRACKED = "fits", "not shrinking", "max_rounds", "untracked"
+STOP_TIME = 0.06
+"""Seconds that the tree stands still where no memory is left to be sent: its other state, the decision."""
 _SHRINKING = 0.9
+_LEAST_SHARE = 0.1
+"""Of the allowed downtime: a rest that takes less is not worth another round, even where all else takes longer than is allowed."""
 _SECOND = 1_000_000
 
 
@@ -22,7 +26,7 @@ def enough(rounds: Sequence[RoundFigures], max_downtime: float, max_rounds: int)
     from what it wrote meanwhile, at the rate at which pages were sent.
     """
     last = rounds[-1]
-    if len(rounds) > 1 and expected_rest(rounds) <= max_downtime:
+    if len(rounds) > 1 and expected_rest(rounds) <= max(max_downtime - STOP_TIME, _LEAST_SHARE * max_downtime):
         return FITS
     if len(rounds) > 2 and last.pages > _SHRINKING * rounds[-2].pages:
         return NOT_SHRINKING

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from ..images.pagemap import PAGE_SIZE
 from ..results import Forecast, RoundFigures
-from .convergence import UNTRACKED, enough
+from .convergence import STOP_TIME, UNTRACKED, enough
 
 ASSUMED_RATE = 117_000_000
 """Bytes a second, where nothing tells better: what TCP gets through 1 Gbit/s."""
@@ -18,8 +18,6 @@ _COPY_RATE = 1_000_000_000
 """Bytes a second of one copy in memory: what limits a fast link, and in the stop is done twice besides."""
 _ROUND_TIME = 0.02
 """Seconds that a round takes which has nothing to send: looking through the mappings."""
-_STOP_TIME = 0.06
-"""Seconds that the tree stands still where no memory is left to be sent: its other state, the decision."""
 _SECOND = 1_000_000
 
 
@@ -69,6 +67,6 @@ def forecast(writing: Writing, link_rate: int, max_downtime: float, max_rounds: 
         pages = writing.changed_after(time / _SECOND)
         reason = enough(rounds, max_downtime, max_rounds)
     last = pages * PAGE_SIZE + writing.rest
-    downtime = _STOP_TIME + last / rate + 2 * last / _COPY_RATE
+    downtime = STOP_TIME + last / rate + 2 * last / _COPY_RATE
     sent = sum(one.bytes for one in rounds) + last
     return Forecast(len(rounds), sent, int(downtime * _SECOND), writing.rate, link_rate, reason)
