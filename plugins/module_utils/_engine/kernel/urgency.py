@@ -14,6 +14,18 @@ _LOWEST = 1
 """Of the real-time priorities: above all ordinary processes, below everything that was given one by somebody."""
 
 
+def hasten(tid: int) -> None:
+    """Let thread TID, a stub that gets its own scheduling later, run as soon as it can, if that may be."""
+    with suppress(PermissionError):  # no CAP_SYS_NICE, or no real-time share for our cgroup
+        os.sched_setscheduler(tid, os.SCHED_RR, os.sched_param(_LOWEST))
+
+
+def calm(tid: int) -> None:
+    """Schedule thread TID as usual again: what it creates would have no timer slack to go back to (PR_SET_TIMERSLACK, Linux 6.10)."""
+    with suppress(PermissionError):
+        os.sched_setscheduler(tid, os.SCHED_OTHER, os.sched_param(0))
+
+
 @contextmanager
 def urgent() -> Iterator[None]:
     """Let this thread run as soon as it can, if it may, and collect no garbage; what it starts meanwhile is scheduled as usual."""

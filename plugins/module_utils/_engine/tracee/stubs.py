@@ -16,6 +16,7 @@ from ..errors import RestoreError
 from ..kernel import ptrace
 from ..kernel.clone import CLONE_FILES, CLONE_FS, CLONE_PARENT, CLONE_SIGHAND, CLONE_SYSVSEM, CLONE_THREAD, CLONE_VM
 from ..kernel.syscall import syscall
+from ..kernel.urgency import calm, hasten
 from .calls import Call
 from .tracee import CLONE_ARGS_SET_TID, Tracee, clone_args
 
@@ -34,6 +35,7 @@ class Stubs:
         self.leaders: Dict[int, Tracee] = {}
         self.threads: Dict[int, List[Tracee]] = {}
         """By process, the leader first."""
+        self._hurried = False
 
     def __enter__(self) -> Stubs:
         return self
@@ -120,12 +122,22 @@ class Stubs:
 
     def create_thread(self, leader: Tracee, tid: int) -> Tracee:
         """Create thread TID of the process of LEADER. Raises RestoreError."""
+        if self._hurried:
+            calm(leader.tid)
         try:
             thread = leader.clone3(_THREAD, 0, tid)
         except OSError as error:
             raise _not_created(tid, error) from error
         self.threads[leader.pid].append(thread)
+        if self._hurried:
+            self.hurry()
         return thread
+
+    def hurry(self) -> None:
+        """Let the stubs run as soon as they can, until each gets its own scheduling (`resources/scheduling.py`). Raises OSError."""
+        self._hurried = True
+        for thread in self.all_threads():
+            hasten(thread.tid)
 
     def _register(self, leader: Tracee) -> Tracee:
         self.leaders[leader.pid] = leader
