@@ -40,7 +40,7 @@ def test_an_idle_tree_needs_two_rounds() -> None:
 
 
 def test_a_tree_that_writes_a_little_needs_more() -> None:
-    idle, busy = forecast(steady(0), _RATE, 0.02, 10), forecast(steady(20_000), _RATE, 0.02, 10)
+    idle, busy = forecast(steady(0), _RATE, 0.08, 10), forecast(steady(20_000), _RATE, 0.08, 10)
     assert idle.rounds < busy.rounds < 10 and busy.enough == FITS
     assert idle.bytes < busy.bytes < 2 * idle.bytes
     assert idle.downtime < busy.downtime
