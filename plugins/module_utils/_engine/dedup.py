@@ -63,6 +63,7 @@ def _keeping(images_dir: str, check: bool) -> DedupResult:
         for dump in open_chain(images_dir, verify=False).dumps:
             remove_old(os.path.realpath(dump.path))  # an earlier run was killed
     chain = open_chain(images_dir, verify=False)
+    chain.check_ready()
     before = _allocated(chain)
     pages = 0
     for level in reversed(range(len(chain.dumps))):

@@ -14,10 +14,11 @@ from .chains.listing import directories
 from .chains.lock import reading
 from .errors import ChainError, ImagesError
 from .images.chain import Chain, Dump, leads_back, open_dump, parent_of, strange_files
-from .images.directory import dump_files, pages_files, parent_link
+from .images.cold import ZST, is_cold
+from .images.directory import PAGES, dump_files, parent_link
 from .images.kept_verification import kept_faults
-from .images.manifest import DUMP
-from .images.verification import image_faults, pages_faults
+from .images.manifest import DUMP, PARTIAL
+from .images.verification import cold_faults, image_faults, pages_faults
 from .progress import Progress
 from .results import Fault, VerifiedDump, VerifyResult
 
@@ -103,11 +104,12 @@ def _faults(dump: Dump, parent: Dump | None, progress: Progress) -> Iterator[Cha
     paths = _pages_of(dump)
     progress.begin(sum(os.path.getsize(path) for path in paths if os.path.isfile(path)), dump.path)
     for path in paths:
-        yield from pages_faults(path, dump.manifest, count=progress.add)
+        yield from cold_faults(path, dump.manifest) if is_cold(path) else pages_faults(path, dump.manifest, count=progress.add)
 
 
 def _pages_of(dump: Dump) -> list[str]:
     """Return the paths of the pages files that DUMP has or, by its manifest, had."""
     known = {os.path.join(dump.path, name) for name in dump.manifest.pages} if dump.manifest else set()
-    found = set(pages_files(dump.path)) if os.path.isdir(dump.path) else set()
+    names = dump_files(dump.path) if os.path.isdir(dump.path) else []
+    found = {os.path.join(dump.path, name.removesuffix(ZST)) for name in names if name.startswith(PAGES) and not name.endswith(PARTIAL)}
     return sorted(known | found)

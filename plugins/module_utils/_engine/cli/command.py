@@ -17,6 +17,8 @@ SUPPORTED_VERBS: Mapping[str, str] = {
     "squash": "make a dump hold all its pages itself, and remove its parents",
     "prune": "remove the dumps that no --keep rule keeps, of all those in the images dir",
     "verify": "read dumps and their parents whole, and tell all that is wrong with them",
+    "compress": "let the pages of a dump that is hardly needed take less room",
+    "decompress": "make a compressed dump ready again",
     "export": "write a dump and its parents into one file, --archive",
     "import": "unpack --archive into the images dir, which is made",
     "page-server": "receive the pages of a dump from another host",
@@ -25,7 +27,7 @@ SUPPORTED_VERBS: Mapping[str, str] = {
     "check": "tell whether this machine has what the commands need",
 }
 
-IMAGE_VERBS = frozenset({"dedup", "squash", "prune", "verify", "export", "import"})
+IMAGE_VERBS = frozenset({"dedup", "squash", "prune", "verify", "compress", "decompress", "export", "import"})
 """Those that touch no process."""
 MAKING_VERBS = frozenset({"import"})
 """Those that make the images dir."""

@@ -6,9 +6,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 from ..errors import UsageError
 from .session import Session, say, warn
+
+if TYPE_CHECKING:
+    from ..cold import ColdResult
 
 
 def dedup(session: Session) -> int:
@@ -68,6 +72,25 @@ def verify(session: Session) -> int:
     return 0 if result.sound else 1
 
 
+def compress(session: Session) -> int:
+    """Compress the pages of the dump in the images dir."""
+    from ..cold import compress as compress_images
+
+    return _tell(compress_images(session.images_dir, session.settings.dry_run))
+
+
+def decompress(session: Session) -> int:
+    """Make the dump in the images dir ready again."""
+    from ..cold import decompress as decompress_images
+
+    return _tell(decompress_images(session.images_dir, session.settings.dry_run))
+
+
+def _tell(result: ColdResult) -> int:
+    say(f"{len(result.files)} files of pages, {result.bytes_before} bytes before, {result.bytes_after} after")
+    return 0
+
+
 def export(session: Session) -> int:
     """Write the dump in the images dir and its parents into one file."""
     from ..export_chain import export_chain
@@ -102,6 +125,8 @@ STORAGE_VERBS: Mapping[str, Callable[[Session], int]] = {
     "squash": squash,
     "prune": prune,
     "verify": verify,
+    "compress": compress,
+    "decompress": decompress,
     "export": export,
     "import": import_,
 }

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from ..errors import ChainError, ImagesError
 from .checksum import stretches_of
+from .cold import has_cold
 from .cursor import Cursor, locate
 from .directory import INVENTORY, PARENT, is_dump, is_dump_file
 from .image import ImagesDir
@@ -38,6 +39,8 @@ class Dump:
     """Whether its inventory is good: not there for a parent of which a page server has received the pages, and no more was copied."""
     manifest: Manifest | None
     """None for a dump made by CRIU."""
+    cold: bool = False
+    """Whether any of its pages files are there compressed only."""
 
     @property
     def id(self) -> str:
@@ -137,6 +140,8 @@ class Chain:
         manifest = self.top.manifest
         if manifest and manifest.page_server and not self.top.pagemaps():
             return f"the pages of {self.top.path} were sent to {manifest.page_server}; copy its images beside them, and restore it there"
+        if self._cold():
+            return self._cold()
         lost = sum(total(record.gone) for record in self.top.manifest.pages.values()) if self.top.manifest else 0
         if lost:
             return f"dedup freed {lost} pages of {self.top.path}, since a newer dump holds them; restore that newer dump"
@@ -154,8 +159,22 @@ class Chain:
         self.verify_images()
         self.verify_pages()
 
+    def check_ready(self) -> None:
+        """Raise ChainError when one of the dumps is compressed."""
+        if self._cold():
+            raise ChainError(self._cold())
+
+    def _cold(self) -> str:
+        """Return in a sentence that one of the dumps is compressed, empty when none is."""
+        cold = next((dump.path for dump in self.dumps if dump.cold), "")
+        return f"{cold} is compressed; make it ready first: stillframe decompress --images-dir {cold}" if cold else ""
+
     def verify_images(self) -> None:
-        """Check every image of the newest dump, and of its parents the pagemaps; `open_chain` did the inventories. Raises ChainError."""
+        """Check every image of the newest dump, and of its parents the pagemaps; `open_chain` did the inventories. Raises ChainError.
+
+        A chain of which anything is compressed is none that can be used.
+        """
+        self.check_ready()
         verify_images(self.top.path, self.top.manifest)
         for dump in self.dumps[1:]:
             for name in dump.pagemaps():
@@ -247,7 +266,7 @@ def open_dump(path: str, child: Dump | None = None, pages_only: bool = False) ->
         raise as_chain_error(error) from error
     if version > IMAGES_V1_1:
         raise ChainError(f"{path}/{INVENTORY} has image version {version}, known here {IMAGES_V1_1}; use a newer Stillframe")
-    dump = Dump(path, kind, True, manifest)
+    dump = Dump(path, kind, True, manifest, has_cold(path))
     return dump if child is None else _related(child, dump)
 
 

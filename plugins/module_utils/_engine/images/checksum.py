@@ -94,8 +94,8 @@ class Checksummer:
         if is_hole(fd, start, start + length) and not (self.summed and missing):
             return _of_zeros(self.algorithm, length), _of_zeros(self.algorithm, length)
         view = self._read(fd, start, length)
-        first = self._without(view, start, missing)
-        return first, first if then is None else self._without(view, start, then)
+        first = self.without(view, start, missing)
+        return first, first if then is None else self.without(view, start, then)
 
     def take_off(self, checksums: list[str], fd: int, size: int, ranges: Iterable[Range]) -> None:
         """Change CHECKSUMS, one for each stretch of file FD of SIZE bytes, to what they are without RANGES; read only those.
@@ -138,7 +138,7 @@ class Checksummer:
             done += count
         return view
 
-    def _without(self, view: memoryview, start: int, gone: Iterable[Range]) -> str:
+    def without(self, view: memoryview, start: int, gone: Iterable[Range]) -> str:
         """Return the checksum of VIEW, which is of a file from START on, without the ranges GONE of the file; they may be blanked."""
         ranges = list(intersection(((low - start, high - start) for low, high in gone), [(0, len(view))]))
         if self.summed:

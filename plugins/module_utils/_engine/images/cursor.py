@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 import os
+import sys
 from bisect import bisect_right
 from collections.abc import Generator, Iterator, Sequence
 
 from ..errors import ChainError
+from .cold import is_cold
 from .fault import fault
 from .image import ImagesDir
 from .magic import SUFFIX
@@ -84,7 +86,7 @@ class Cursor:
         try:
             self._size = os.stat(self.pages_path).st_size
         except FileNotFoundError:
-            self._size = 0  # CRIU makes none for a pagemap without pages of its own
+            self._size = sys.maxsize if is_cold(self.pages_path) else 0  # CRIU makes none for a pagemap without pages of its own
         except OSError as error:
             raise fault("read", self.pages_path, error) from error
         self._gone = self._record().gone

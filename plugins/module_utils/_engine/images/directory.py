@@ -20,6 +20,7 @@ from typing import Any
 
 from ..errors import ImagesError
 from .checksum import Checksummer, fastest
+from .cold import ZST
 from .fault import faults
 from .image import ImagesDir
 from .kept import DIRECTORY as KEPT
@@ -47,8 +48,8 @@ def dump_files(images_dir: str) -> list[str]:
 
 
 def pages_files(images_dir: str) -> list[str]:
-    """Return the paths of the pages files in IMAGES_DIR. Raises ImagesError."""
-    return [os.path.join(images_dir, name) for name in dump_files(images_dir) if name.startswith(PAGES)]
+    """Return the paths of the pages files in IMAGES_DIR, those that are compressed aside. Raises ImagesError."""
+    return [os.path.join(images_dir, name) for name in dump_files(images_dir) if name.startswith(PAGES) and name.endswith(SUFFIX)]
 
 
 def bytes_on_disk(images_dir: str) -> int:
@@ -60,7 +61,8 @@ def bytes_on_disk(images_dir: str) -> int:
 def is_dump_file(name: str) -> bool:
     """Return whether NAME is that of a file that belongs to a dump, whole or half."""
     name = name.removesuffix(PARTIAL)
-    return name.endswith(SUFFIX) or name in (PARENT, FILE_NAME, RECEIVED_NAME, "stats-dump")
+    compressed = name.startswith(PAGES) and name.endswith(SUFFIX + ZST)
+    return compressed or name.endswith(SUFFIX) or name in (PARENT, FILE_NAME, RECEIVED_NAME, "stats-dump")
 
 
 def parent_link(path: str) -> str:

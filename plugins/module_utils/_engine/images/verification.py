@@ -9,8 +9,9 @@ import os
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from ..errors import ChainError
+from ..errors import ChainError, ImagesError
 from .checksum import NOTHING, STRETCH, Checksummer, available, stretches_of
+from .cold import AT_ONCE, ZST, reading_cold
 from .directory import PAGES, dump_files
 from .fault import fault
 from .magic import SUFFIX, kind_of
@@ -78,6 +79,28 @@ def pages_faults(
         yield ChainError(str(fault("read", path, error)), path)
     except ChainError as error:
         yield error
+
+
+def cold_faults(path: str, manifest: Manifest | None) -> Iterator[ChainError]:
+    """Yield what is wrong with pages file PATH, which is compressed, whatever dump it is of."""
+    record = manifest.pages.get(os.path.basename(path)) if manifest else None
+    try:
+        with reading_cold(path) as (size, read):
+            if manifest is None or record is None or not record.stretches:
+                while read(AT_ONCE):
+                    pass  # zstd has a checksum of its own
+                return
+            yield from size_faults(path + ZST, size, record.size)
+            checksummer = checksummer_for(manifest, path, record.algorithm)
+            for index, told in enumerate(record.stretches):
+                view = memoryview(bytearray(read(min(STRETCH, record.size - index * STRETCH))))
+                if checksummer.without(view, index * STRETCH, blank_bytes(record.gone, index)) != told:
+                    text = f"{path}{ZST} is damaged, or not of this dump: a checksum does not match; use another copy of the dump"
+                    yield ChainError(text, path + ZST, index * STRETCH)
+                    return
+            read(1)  # lets zstd come to its own checksum
+    except ImagesError as error:
+        yield error if isinstance(error, ChainError) else ChainError(str(error), path + ZST)
 
 
 def verify_stretch(path: str, fd: int, checksummer: Checksummer, record: PagesRecord, index: int) -> None:
