@@ -106,7 +106,8 @@ class FilesKept:
             raise UnsupportedError(leased)
         root = f"/proc/{pids[0]}/root"
         seen = {one.key for one in todo}
-        for one in todo:
+        while todo:
+            one = todo.pop(0)
             head = self._take_one(one, root)
             for path in journals(one, head):
                 found = beside(one, path)

@@ -114,7 +114,7 @@ class FilesPutBack:
     def _obstacles(self) -> Iterator[Obstacle]:
         for file in self._kept.files:
             yield from self._in_the_way(file.path)
-            above = next(path for path in _up(file.path) if os.path.lexists(path))
+            above = next((path for path in _up(file.path) if os.path.lexists(path)), "/")
             if not os.path.isdir(above):
                 yield Obstacle(0, file.path, f"{above} is no directory any more", _REMEDY)
             elif not os.access(above, os.W_OK | os.X_OK):
