@@ -17,7 +17,7 @@ MCL_FUTURE, MCL_ONFAULT = 2, 4
 def test_locks_are_carried(lab: Lab, future: int) -> None:
     victim = lab.start("locked", str(future))
     assert victim.ask() == "ok"
-    first = lab.dump(victim.pid, "1", "--leave-running")
+    first = lab.dump(victim.pid, "1", "--track-mem", "--leave-running", "--freeze=snapshot")
     assert victim.ask() == "ok"
     victim.await_rest()
     before = look(victim.pid)
