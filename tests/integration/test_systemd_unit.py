@@ -1,21 +1,24 @@
 # Copyright (c) 2026, Stillframe contributors
 # GNU General Public License v2.0 or later, so v3.0 too (see LICENSES/GPL-2.0-or-later.txt)
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A service that a dump has ended comes back as its systemd unit: systemd sees its main PID again (docs/limits.md)."""
+"""Under systemd: a service that a dump has ended comes back as its unit (docs/limits.md), and units that take dumps."""
 
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import jinja2
 import pytest
 
 from _engine.kernel import cgroups
 from test_cgroups import membership, removed
-from victim import PATIENCE, PROGRAMS, Lab, engine, until
+from victim import PATIENCE, PROGRAMS, ROOT, Lab, engine, until
 
 SYSTEMD = "/usr/lib/systemd/systemd"
 SYSTEMS_OWN = ("name=systemd", cgroups.VERSION_2)
@@ -32,6 +35,13 @@ exec 2>>{folder}/errors
 setsid sleep 1000 </dev/null >/dev/null 2>&1 &
 echo $! >{folder}/pid
 """
+SLEEPER = """
+[Service]
+ExecStart=/usr/bin/sleep 1000
+StandardOutput=null
+StandardError=null
+"""
+DUMPS = "stillframe-checkpoint-it"
 Ask = Callable[..., str]
 
 pytestmark = [
@@ -104,3 +114,45 @@ def test_the_unit_has_its_main_process_again(lab: Lab, systemctl: Ask) -> None:
     assert {hierarchy: membership(pid, hierarchy) for hierarchy in hierarchies} == before
     systemctl("stop", "service")
     assert not Path(f"/proc/{pid}").exists()
+
+
+def from_role(template: str, folder: Path, entry: dict[str, object]) -> str:
+    """Return what role checkpoint makes of TEMPLATE for the service that ENTRY describes."""
+    environment = jinja2.Environment(trim_blocks=True, keep_trailing_newline=True)
+    environment.filters.update(quote=lambda text: shlex.quote(str(text)), bool=bool)
+    return environment.from_string((ROOT / "roles/checkpoint/templates" / template).read_text()).render(
+        __checkpoint_entry={"options": {}, "auto_dedup": False, "full_every": 0, **entry},
+        __checkpoint_flags=["tcp_close"],
+        __checkpoint_values=["timeout"],
+        __checkpoint_lists=[],
+        checkpoint_config_directory=folder,
+        checkpoint_engine_directory=ROOT,
+        checkpoint_python=sys.executable,
+        checkpoint_randomized_delay="1min",
+    )
+
+
+def test_the_timer_of_a_service_makes_dumps(lab: Lab, systemctl: Ask) -> None:
+    units, root = lab.folder / ".config/systemd/user", lab.images("it")
+    (units / "sleeper.service").write_text(SLEEPER)
+    systemctl("daemon-reload")
+    systemctl("start", "sleeper")
+    pid = systemctl("show", "--property=MainPID", "--value", "sleeper")
+    entry = {"name": "it", "pid": pid, "images_root": root, "schedule": "*:0/15", "keep": {"last": 2}, "hooks": []}
+    entry["options"] = {"timeout": 9}
+    (lab.folder / "it.conf").write_text(from_role("service.conf.j2", lab.folder, entry))
+    for kind in ("service", "timer"):
+        (units / f"{DUMPS}.{kind}").write_text(from_role(f"{kind}.j2", lab.folder, entry))
+        checked = subprocess.run(["systemd-analyze", "verify", str(units / f"{DUMPS}.{kind}")], capture_output=True, text=True, check=False)
+        assert checked.returncode == 0 and DUMPS not in checked.stderr, checked.stderr
+    systemctl("daemon-reload")
+    systemctl("start", f"{DUMPS}.timer")
+    assert systemctl("show", "--property=NextElapseUSecRealtime", "--value", f"{DUMPS}.timer")
+    for number in ("1", "2", "3"):
+        systemctl("start", DUMPS)
+        assert systemctl("show", "--property=Result", "--value", DUMPS) == "success", (lab.folder / "log").read_text()
+        assert os.readlink(root / "latest") == number
+    assert sorted(path.name for path in root.iterdir()) == [".checkpoint.lock", "2", "3", "latest"]
+    assert os.readlink(root / "3" / "parent") == "../2"
+    assert systemctl("show", "--property=MainPID", "--value", "sleeper") == pid
+    systemctl("stop", f"{DUMPS}.timer", "sleeper")

@@ -8,8 +8,10 @@ from __future__ import annotations
 import fcntl
 import os
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
+from killed import killed_before
 
 from _engine.chains.next_dump import Seen, decide
 from _engine.chains.numbered import advancing, finished, following, point_latest, sweep_unfinished
@@ -93,3 +95,21 @@ def test_one_run_at_a_time(tmp_path: Path) -> None:
         pass
     with advancing(str(tmp_path)):
         pass
+
+
+def test_whenever_it_is_killed_the_next_run_ends_what_was_begun() -> None:
+    step, ended = 0, False
+    while not ended:
+        with TemporaryDirectory(dir="/dev/shm") as folder:
+            root = Path(folder)
+            dump_in(root, "1", "inventory.img")
+            (root / "latest").symlink_to("1")
+            dump_in(root, "2", "inventory.img")
+            dump_in(root, "3", "core-1.img", "pages-1.img")
+            ended = not killed_before(step, lambda root=folder: (sweep_unfinished(root), point_latest(root)))  # type: ignore[misc]
+            assert os.readlink(root / "latest") in ("1", "2"), "at no moment is there none"
+            sweep_unfinished(folder)
+            point_latest(folder)
+            assert sorted(os.listdir(root)) == ["1", "2", "latest"] and os.readlink(root / "latest") == "2"
+        step += 1
+    assert step > 5
