@@ -102,6 +102,10 @@ def _decided(record: Record) -> bool:
         return True
 
 
+_FEW = 256
+"""Pages: so few take the interpreter a few milliseconds in the stop."""
+
+
 class _Move:
     """One move, as the source sees it."""
 
@@ -177,8 +181,13 @@ class _Move:
     def _stop(self, reason: str) -> MigrateResult:
         """Stop the tree, send the rest and its state, and let it run on the other host."""
         self._refuse(len(self._rounds) + 1)
-        if 0 < len(self._rounds) < self._options.max_rounds:  # a short one: little is written to meanwhile, and left for the stop
+        before = 0
+        while 0 < len(self._rounds) < self._options.max_rounds:  # short ones: little is written to meanwhile, and left for the stop
             self._rounds.append(self._round(len(self._rounds) + 1))
+            before, pages = before or self._rounds[-2].pages, self._rounds[-1].pages
+            if pages <= _FEW or pages > before // 2:
+                break
+            before = pages
         clock, options, sent_before = Clock(), self._dump_options(len(self._rounds) + 1, last=True), self._link.bytes_sent
         os.mkdir(options.images_dir)
         pids = check_target(options.tree)
