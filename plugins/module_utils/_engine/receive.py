@@ -134,9 +134,11 @@ class _Move:
                 shape, layouts = (), {}
             if frame.kind == TREE:
                 shape, layouts = unpack_shape(frame.body), {}
+                self._options.progress.name(f"round {self._rounds + 1}")
                 if is_last(frame.body):
                     urgency.enter_context(urgent())
-                self._options.progress.begin(0, f"round {self._rounds + 1}")
+                else:
+                    self._options.progress.begin(0)  # nothing is told of the stop
             elif frame.kind == AREAS and shape:
                 pid, vmas = unpack_areas(frame.body)
                 layouts[pid] = vmas
