@@ -16,11 +16,6 @@ options:
       - The address that the destination listens on.
     type: str
     default: 127.0.0.1
-  port:
-    description:
-      - The port that the destination listens on.
-    type: int
-    required: true
   log_file:
     description:
       - A file that the engine's log is written to. Without it there is no log.

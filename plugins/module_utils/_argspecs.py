@@ -94,7 +94,6 @@ PAGE_SERVER: ArgumentSpec = {
 
 MOVE: ArgumentSpec = {
     "address": {"type": "str", "default": "127.0.0.1"},
-    "port": {"type": "int", "required": True},
     "log_file": {"type": "path"},
     "action_script": {"type": "list", "elements": "path", "default": []},
     "link_timeout": {"type": "float", "default": 30},

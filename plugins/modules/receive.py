@@ -32,6 +32,11 @@ attributes:
     details:
       - Every run takes another tree.
 options:
+  port:
+    description:
+      - The port to listen on.
+    type: int
+    required: true
   track_mem:
     description:
       - Track the memory that the tree changes from its arrival on.
@@ -179,6 +184,7 @@ ARGUMENTS: _argspecs.ArgumentSpec = {
     **_argspecs.MOVE,
     **_argspecs.EXTERNAL,
     **_argspecs.TLS,
+    "port": {"type": "int", "required": True},
     "track_mem": {"type": "bool", "default": False},
     "file_validation": {"type": "str", "choices": ["filesize", "buildid"], "default": "buildid"},
     "ready_file": {"type": "path"},

@@ -121,7 +121,6 @@ class Bench:
             tracks = subprocess.run([self._criu, "check", "--feature", "mem_dirty_track"], capture_output=True, check=False)
             report = self._folder / "sent"
             variables = {
-                "source": "h1",
                 "destination": "h2",
                 "destination_address": pair.address(2),
                 "pid": service.pid,

@@ -48,6 +48,7 @@ from .transfer.wire import (
     Link,
 )
 
+
 def receive(options: ReceiveTreeOptions, accept: Connect, log: logging.Logger) -> Optional[ReceiveTreeResult]:
     """Take the tree that the source sends over a connection that ACCEPT returns; it runs here then, a child of ours.
 

@@ -62,7 +62,7 @@ def exported(two: List[Made], tmp_path: Path, form: str) -> Tuple[str, str]:
 
 def content(folder: str) -> Dict[str, object]:
     """Return all that is below FOLDER: files as bytes and disk use, links as their targets."""
-    paths = [path for path in Path(folder).glob("[12]/*")]
+    paths = list(Path(folder).glob("[12]/*"))
     told = {path: os.readlink(path) if path.is_symlink() else (path.read_bytes(), path.stat().st_blocks) for path in paths}
     return {str(path.relative_to(folder)): what for path, what in told.items()}
 

@@ -44,7 +44,7 @@ def has_age() -> bool:
 def read_recipients(path: str) -> list[Any]:
     """Return the public keys in the file at PATH, one a line, as age has them. Raises UsageError, ImagesError."""
     _require(has_age(), "pyrage", "encrypt an archive")
-    return _keys(path, "recipients_file", lambda line: pyrage.x25519.Recipient.from_str(line))
+    return _keys(path, "recipients_file", pyrage.x25519.Recipient.from_str)
 
 
 def read_identities(path: str) -> list[Any]:
@@ -54,7 +54,7 @@ def read_identities(path: str) -> list[Any]:
         found = os.stat(path)
     if stat.S_ISREG(found.st_mode) and found.st_mode & 0o077:
         raise UsageError(f"identity_file {path} can be read by others than its owner; let its mode be 0600")
-    return _keys(path, "identity_file", lambda line: pyrage.x25519.Identity.from_str(line))
+    return _keys(path, "identity_file", pyrage.x25519.Identity.from_str)
 
 
 def _keys(path: str, option: str, key: Callable[[str], Any]) -> list[Any]:
@@ -98,7 +98,7 @@ def unsealing(file: io.BufferedReader, identities: list[Any]) -> Iterator[Callab
             if not identities:
                 raise UsageError(f"{file.name} is encrypted; give the file with its key as identity_file")
             source = stack.enter_context(_decrypting(file, identities))
-        buffered = source if source is file else io.BufferedReader(source, _AT_ONCE)
+        buffered: Any = source if source is file else io.BufferedReader(source, _AT_ONCE)
         if buffered.peek(len(ZSTD_MAGIC)).startswith(ZSTD_MAGIC):
             _require(has_zstd(), "zstandard", "decompress")
             buffered = zstandard.ZstdDecompressor().stream_reader(buffered, closefd=False, read_across_frames=False)

@@ -75,24 +75,29 @@ def available() -> bool:
 
 
 def compress(data: Data) -> bytes:
-    """Return DATA, at least one byte, compressed. Only where it is available."""
-    assert _codec is not None
-    return _codec.compress(data)
+    """Return DATA, at least one byte, compressed. Raises ValueError where that is not available."""
+    return _available().compress(data)
 
 
 def decompress(data: Data, most: int) -> bytes:
     """Return what DATA holds. Raises ValueError for what is damaged, does not say how much it holds, or holds more than MOST bytes."""
-    assert _codec is not None
+    codec = _available()
     try:
-        size = _codec.size(data)
+        size = codec.size(data)
         if not 0 < size <= most:
             raise ValueError(f"it says to hold {size} bytes")
-        found = _codec.decompress(data, size)
-    except _codec.error as error:
+        found = codec.decompress(data, size)
+    except codec.error as error:
         raise ValueError(str(error)) from error
     if len(found) != size:
         raise ValueError("it holds less than it says")
     return found
+
+
+def _available() -> _Codec:
+    if _codec is None:
+        raise ValueError("this Python has no zstd")
+    return _codec
 
 
 class Choice:
