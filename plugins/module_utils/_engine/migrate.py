@@ -227,6 +227,8 @@ class _Move:
                 clock.mark("ready")
                 waits = (self._options.link_timeout, self._options.decision_timeout)
                 table = lock_table(manifest.id) if files.lock_method() else ""
+                if table:
+                    self._log.info("The packets of its connections are going to be dropped by table %s", table)
                 decision = Decision(self._session, tree, self._connect, *waits, lock_table=table)
                 decision.carry_out(self._link)
                 clock.mark("running")
