@@ -1,0 +1,69 @@
+# Copyright (c) 2026, Stillframe contributors
+# GNU General Public License v2.0 or later, so v3.0 too (see LICENSES/GPL-2.0-or-later.txt)
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""playbooks/drain_host.yml: every configured service of a host goes to others."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fleet import Fleet, redis, start_redis, tidy
+
+pytestmark = [
+    pytest.mark.skipif(os.geteuid() != 0, reason="hosts of namespaces need root"),
+    pytest.mark.skipif(not all(map(shutil.which, ("redis-server", "openssl", "ip"))), reason="needs redis-server, openssl and iproute2"),
+    pytest.mark.skipif(not os.path.exists("/usr/sbin/sshd"), reason="needs openssh-server"),
+]
+_PORTS = {"one": 7001, "two": 7002}
+_SERVICES = [{"name": name, "pid_file": f"/run/{name}.pid"} for name in ("none", *_PORTS)]
+_FREE = {2: 8_000_000, 3: 8_001_000}
+"""Kilobytes that hosts say are free: the first service makes the second one the fuller."""
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Iterator[Fleet]:
+    """Three hosts, with two services on the first one."""
+    made = Fleet(Path(f"/run/stillframe-drain-{os.getpid()}"), tmp_path)
+    try:
+        made.hosts("up", 3)
+        for name, port in _PORTS.items():
+            start_redis(made, 1, name, port)
+            redis(made, 1, f"set name {name}", port)
+        for host, free in _FREE.items():
+            made.run(host, f"sed 's/^MemAvailable:.*/MemAvailable: {free} kB/' /proc/meminfo >/meminfo")
+            made.run(host, "mount --bind /meminfo /proc/meminfo")
+        yield made
+    finally:
+        made.hosts("down")
+
+
+def where(fleet: Fleet) -> dict[str, list[int]]:
+    """Return on which hosts each service runs, with its data."""
+    return {name: [host for host in (1, 2, 3) if redis(fleet, host, "get name", port) == name] for name, port in _PORTS.items()}
+
+
+def drain(fleet: Fleet, *words: str, **variables: Any) -> tuple[int, str]:
+    """Drain the first host."""
+    return fleet.play("stillframe.checkpoint.drain_host", *words, host="h1", migrate_services=_SERVICES, **variables)
+
+
+def test_a_host_is_drained(fleet: Fleet) -> None:
+    status, output = drain(fleet, "--check")
+    assert status == 0 and "one goes to h3" in output and "two goes to h2" in output, output
+    assert where(fleet) == {"one": [1], "two": [1]}
+    killed = {"pre-resume": {"run": "kill -9 $PPID"}}
+    status, output = drain(fleet, migrate_hooks=killed)
+    assert status != 0 and "It runs on h1 as before" in output, output
+    assert where(fleet) == {"one": [1], "two": [1]}, output
+    tidy(fleet, 1, 2, 3)
+    status, output = drain(fleet)
+    assert status == 0 and where(fleet) == {"one": [3], "two": [2]}, output
+    tidy(fleet, 1, 2, 3)
+    status, output = drain(fleet)
+    assert status == 0 and output.count("changed=0") == output.count("changed="), output
