@@ -146,6 +146,7 @@ def scan(pagemap: int, start: int, end: int, flags: int, anyof: int, returned: i
 _ENTRY_PRESENT, _ENTRY_SWAPPED, _ENTRY_FILE, _ENTRY_GUARD, _ENTRY_EXCLUSIVE = 0x80, 0x40, 0x20, 0x04, 0x01
 _ENTRY_SOFT_DIRTY = 0x80
 _CHUNK_PAGES = 1 << 16
+_NOTHING = bytes(_CHUNK_PAGES)
 _SAME = re.compile(rb"([^\0])\1*", re.DOTALL)
 
 
@@ -178,6 +179,8 @@ def filled_by_entries(pagemap: int, start: int, end: int) -> Iterator[Run]:
         pages = min(_CHUNK_PAGES, (end - at) // PAGE_SIZE)
         entries = os.pread(pagemap, pages * 8, at // PAGE_SIZE * 8)
         high = entries[7::8].translate(_HIGH if zeros else _HIGH_DOUBTED)
+        if high == _NOTHING[:pages]:  # a program may reserve terabytes that it never uses
+            continue
         low = entries[6::8].translate(_LOW)
         both = int.from_bytes(high, "little") | int.from_bytes(low, "little")
         if zeros:
