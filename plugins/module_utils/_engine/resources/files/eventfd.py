@@ -27,14 +27,40 @@ def is_eventfd(file: OpenFile) -> bool:
     return file.link == "anon_inode:[eventfd]"
 
 
+def is_semaphore(local: int, counter: int) -> bool:
+    """Tell whether the eventfd LOCAL, which shows COUNTER, has EFD_SEMAPHORE: by reading it, for kernels that do not show it.
+
+    Who reads a semaphore gets 1, who reads another counter gets all that it has. It shows COUNTER again afterwards.
+    """
+    added = max(2 - counter, 0)
+    if added:
+        os.write(local, _COUNTER.pack(added))
+    (got,) = _COUNTER.unpack(_read(local))
+    left = counter + added - got
+    if left > counter:
+        _read(local)
+    elif left < counter:
+        os.write(local, _COUNTER.pack(counter - left))
+    return bool(got == 1)
+
+
+def _read(local: int) -> bytes:
+    """Return what a read takes from the eventfd LOCAL; it never waits, whatever its flags are (RWF_NOWAIT, Linux 5.8)."""
+    found = bytearray(_COUNTER.size)
+    os.preadv(local, [found], -1, os.RWF_NOWAIT)
+    return bytes(found)
+
+
 class EventfdDump(KindDump):
     """Dumps event counters."""
 
     def collect(self, description: Description) -> Entry:
         """Return the eventfd_file_entry; the kernel shows the counter in fdinfo without changing it."""
-        info = description.file.info
-        flags = info.status_flags | (EFD_SEMAPHORE if info.values.get("eventfd-semaphore") == "1" else 0)
+        file, info = description.file, description.file.info
         counter = int(info.values["eventfd-count"], 16)
+        told = info.values.get("eventfd-semaphore")  # Linux 6.5
+        semaphore = told == "1" if told else is_semaphore(file.local, counter)
+        flags = info.status_flags | (EFD_SEMAPHORE if semaphore else 0)
         return message("eventfd_file_entry")(id=description.file_id, flags=flags, fown=description.fown, counter=counter)
 
 
