@@ -97,7 +97,7 @@ def in_repair(sock: socket.socket) -> bool:
 
 def take(sock: socket.socket) -> Connection:
     """Return what SOCK holds, which then goes on as before. OSError when that is not possible."""
-    reuse, peek_offset = sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR), sock.getsockopt(socket.SOL_SOCKET, SO_PEEK_OFF)
+    reuse, peek_offset = sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR), _peek_offset(sock)
     set_repair(sock, TCP_REPAIR_ON)
     try:
         if peek_offset >= 0:
@@ -109,6 +109,16 @@ def take(sock: socket.socket) -> Connection:
         sock.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR_QUEUE, TCP_NO_QUEUE)
         set_repair(sock, TCP_REPAIR_OFF_NO_WP)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, reuse)
+
+
+def _peek_offset(sock: socket.socket) -> int:
+    """Return where the program peeks, -1 where it peeks at the head; TCP has had no other place before Linux 6.9."""
+    try:
+        return sock.getsockopt(socket.SOL_SOCKET, SO_PEEK_OFF)
+    except OSError as error:
+        if error.errno != errno.EOPNOTSUPP:
+            raise
+        return -1
 
 
 def _read(sock: socket.socket) -> Connection:

@@ -26,7 +26,7 @@ from kinds import OUR_CHAIN, THEIR_CHAIN
 LAB = Path(__file__).parent
 SUITES = ("trixie", "bookworm")
 """Linux 6.12, which has soft-dirty bits and PAGEMAP_SCAN; Linux 6.1, which has soft-dirty bits alone."""
-FILES = ("trackers", "criu_chains", "memory_chains")
+FILES = ("trackers", "criu_chains", "memory_chains", "other_state")
 PATHS = {file: LAB / "inside" / f"{file}.py" for file in FILES}
 CASES = [(file, case) for file, path in PATHS.items() for case in re.findall(r"^def (test_\w+)", path.read_text(), re.MULTILINE)]
 REPORT = "<!-- report -->"
@@ -34,7 +34,7 @@ PAGES = ("private memory", "copied pages of files")
 """What tests/programs/pages.c holds."""
 MEMORY = ("shared anonymous", "memfd", "sealed memfd")
 """What shared_memory.c holds."""
-PROGRAMS = ("pages", "shared_memory")
+PROGRAMS = ("pages", "shared_memory", "channels", "sockets", "signals", "identity")
 PLACES = {
     "test_we_restore_each_dump_of_a_chain_of_criu": (PAGES, THEIR_CHAIN),
     "test_criu_restores_each_dump_of_our_chain": (PAGES, OUR_CHAIN),
