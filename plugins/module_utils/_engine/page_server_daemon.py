@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from types import FrameType
 from typing import NoReturn, Optional
 
+from .cli.line_handler import logger_for
 from .cli.line_log import open_log
 from .errors import EngineError, KernelError, UsageError
 from .images.fault import faults
@@ -117,7 +118,8 @@ def _become(options: ReceiveOptions, listener: socket.socket, log_path: Optional
         os.closerange(3, first)
         os.closerange(first + 1, second)
         os.closerange(second + 1, os.sysconf("SC_OPEN_MAX"))
-        log = open_log(log_path or os.devnull, _VERBOSITY if log_path else 0)
+        verbosity = _VERBOSITY if log_path else 0
+        logger = logger_for(open_log(log_path or os.devnull, verbosity).descriptor, verbosity)
         try:
             bound = listener.getsockname()
             running = Running(os.getpid(), procfs.stat(os.getpid()).start_time, bound[0], bound[1])
@@ -125,10 +127,10 @@ def _become(options: ReceiveOptions, listener: socket.socket, log_path: Optional
                 file.write(json.dumps(asdict(running)).encode())
             os.close(ready)
             ready = -1
-            page_server(options, listener, log.logger)
+            page_server(options, listener, logger)
             status = 0
         except (EngineError, OSError) as error:
-            log.logger.error("%s", error)
+            logger.error("%s", error)
             with suppress(OSError):
                 os.write(ready, str(error).encode())
     except _Stopped:
