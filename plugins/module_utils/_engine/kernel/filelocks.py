@@ -74,7 +74,7 @@ def all_locks() -> list[FileLock]:
 
     To read them makes the kernel wait for all processors (percpu_down_write), 10 ms and more.
     """
-    with open("/proc/locks", encoding="ascii") as file:
+    with open("/proc/locks", encoding="utf-8") as file:
         return [lock for lock in map(parse, file) if lock is not None]
 
 

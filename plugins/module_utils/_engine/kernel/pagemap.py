@@ -120,21 +120,22 @@ def filled(pagemap: int, start: int, end: int, dirty: int = 0, protect: bool = F
 def protect(pagemap: int, start: int, end: int) -> None:
     """Write-protect the pages from START to END that hold content, of a mapping that is registered for it. Raises OSError: EPERM when not.
 
-    Not without room for an answer: the kernel sorts no page then, and marks also those that are not there, which count as swapped from
-    then on (fs/proc/task_mmu.c, Linux 6.18).
+    Only those that are not protected yet: the kernel writes the entry of every page that it is told to protect. Not without room for an
+    answer: it sorts no page then, and marks also those that are not there, which count as swapped from then on (fs/proc/task_mmu.c,
+    Linux 6.18).
     """
-    scan(pagemap, start, end, PM_SCAN_WP_MATCHING | PM_SCAN_CHECK_WPASYNC, _FILLED, PAGE_IS_WPALLOWED)
+    scan(pagemap, start, end, PM_SCAN_WP_MATCHING | PM_SCAN_CHECK_WPASYNC, _FILLED, PAGE_IS_WPALLOWED, allof=PAGE_IS_WRITTEN)
 
 
-def scan(pagemap: int, start: int, end: int, flags: int, anyof: int, returned: int, without: int = 0) -> Runs:
-    """Return the runs from START to END of pages in any of the categories ANYOF but not in WITHOUT, telling the categories in RETURNED.
+def scan(pagemap: int, start: int, end: int, flags: int, anyof: int, returned: int, without: int = 0, allof: int = 0) -> Runs:
+    """Return the runs from START to END of pages in any of the categories ANYOF, in ALLOF but not in WITHOUT, telling those in RETURNED.
 
     Raises OSError: EPERM with PM_SCAN_CHECK_WPASYNC when a mapping is not registered.
     """
     found, regions = Runs(), array("Q", bytes(_REGION_SIZE * _REGIONS))
     address = regions.buffer_info()[0]
     while start < end:
-        arg = bytearray(_ARG.pack(_ARG.size, flags, start, end, 0, address, _REGIONS, 0, without, without, anyof, returned))
+        arg = bytearray(_ARG.pack(_ARG.size, flags, start, end, 0, address, _REGIONS, 0, without, without | allof, anyof, returned))
         count = fcntl.ioctl(pagemap, PAGEMAP_SCAN, arg)
         found.extend(regions[: _RUN_WORDS * count])
         # walk_end can't be asked: a walk of more than 512 regions that comes to its end leaves it at an earlier address (Linux 6.18)
