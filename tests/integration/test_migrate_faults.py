@@ -4,7 +4,7 @@
 """What becomes of a move by the playbook when something is killed, cut, filled or changed at any of its phases.
 
 In the end the service runs on exactly one host, with all that it has acknowledged, the playbook has said where, and the same move
-made again succeeds and leaves nothing behind. STILLFRAME_ALL_FAULTS=1 runs every fault at every phase, which takes an hour.
+made again succeeds and leaves nothing behind. One such fault is in test_drain_host.py; all of them take more than an hour.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from fleet import Fleet, redis, start_redis, tidy
 from victim import PATIENCE, until
 
 pytestmark = [
+    pytest.mark.skipif(not os.environ.get("STILLFRAME_ALL_FAULTS"), reason="takes more than an hour; STILLFRAME_ALL_FAULTS=1 runs it"),
     pytest.mark.skipif(os.geteuid() != 0, reason="hosts of namespaces need root"),
     pytest.mark.skipif(not all(map(shutil.which, ("redis-server", "openssl", "ip", "nft"))), reason="needs redis, openssl, ip and nft"),
     pytest.mark.skipif(not os.path.exists("/usr/sbin/sshd"), reason="needs openssh-server"),
@@ -37,9 +38,6 @@ STAGES = {
 }
 """Each with the host that it is on."""
 PHASES = ("certificates", "waiting", "round", *STAGES)
-SOME = [("source engine", "post-resume")]
-"""Such as leave the most to be put right."""
-CASES = [(fault, phase) for fault in FAULTS for phase in PHASES] if os.environ.get("STILLFRAME_ALL_FAULTS") else SOME
 ADDRESS = "10.78.0.50/32"
 
 
@@ -77,7 +75,8 @@ def variables(phase: str = "") -> dict[str, Any]:
         "floating_address": ADDRESS,
         "floating_device": "eth0",
         "check_command": "redis-cli ping",
-        "link_timeout": 4,
+        "link_timeout": 8,
+        "decision_timeout": 4,
         "hooks": {phase: {"run": "echo >/run/reached; read -r go </run/go"}} if phase in STAGES else {},
         "bandwidth_limit": 300_000 if phase == "round" else 0,
     }
@@ -100,7 +99,8 @@ def where(fleet: Fleet) -> list[int]:
     return [host for host in (SOURCE, DESTINATION) if redis(fleet, host, "ping") == "PONG"]
 
 
-@pytest.mark.parametrize(("name", "phase"), CASES)
+@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize("name", FAULTS)
 def test_a_fault(fleet: Fleet, name: str, phase: str) -> None:
     fault = FAULTS[name]
     assert redis(fleet, SOURCE, "set written before") == "OK"
