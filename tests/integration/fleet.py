@@ -77,11 +77,11 @@ class Fleet:
         settings = {"COLLECTIONS_PATH": collections, "LOCALHOST_WARNING": 0, "NOCOLOR": 1, "PIPELINING": 1, "HOME": self.work / "ansible"}
         environment = {**os.environ, **{f"ANSIBLE_{key}": str(value) for key, value in settings.items()}}
         command = [str(Path(sys.executable).parent / "ansible-playbook"), "-i", str(self.folder / "inventory.yml"), name, *words]
-        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        pipes: Any = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
         address = "{{ hostvars[migrate_destination].host_address }}"
         common = {"migrate_address": address, "prepare_packages": [], "migrate_report_dir": str(self.work / "reports")}
         command += ["-e", json.dumps({**common, **variables})]
-        return subprocess.Popen(command, env=environment, cwd=self.work, text=True, start_new_session=True, **pipes)  # type: ignore[call-overload, no-any-return]
+        return subprocess.Popen(command, env=environment, cwd=self.work, text=True, start_new_session=True, **pipes)
 
     def play(self, name: str, *words: str, **variables: Any) -> tuple[int, str]:
         """Run a playbook; return its exit status and what it writes."""
