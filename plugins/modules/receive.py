@@ -213,9 +213,10 @@ def work(module: AnsibleModule) -> Outcome:
 
 def _refuse(wanted: Optional[Dict[str, Any]]) -> None:
     """Raise UnsupportedError with all of WANTED that is not here."""
-    from ansible_collections.stillframe.checkpoint.plugins.module_utils._engine.transfer import needs
+    from ansible_collections.stillframe.checkpoint.plugins.module_utils._engine.transfer import lacks
+    from ansible_collections.stillframe.checkpoint.plugins.module_utils._engine.transfer.needs import Needs
 
-    found = needs.obstacles(needs.Needs.read(wanted)) if wanted else []
+    found = lacks.obstacles(Needs.read(wanted)) if wanted else []
     if found:
         raise UnsupportedError(found)
 

@@ -61,8 +61,11 @@ def drain(fleet: Fleet, *words: str, **options: Any) -> tuple[int, str]:
 
 
 def test_a_host_is_drained(fleet: Fleet) -> None:
+    start_redis(fleet, 2, "other", _PORTS["two"])
     status, output = drain(fleet, "--check")
-    assert status == 0 and "one goes to h3" in output and "two goes to h2" in output, output
+    assert "one goes to h3" in output and "two goes to h2" in output, output
+    assert status != 0 and "one would go to h3 in" in output and "another program listens" in output, output
+    redis(fleet, 2, "shutdown nosave", _PORTS["two"])
     assert where(fleet) == {"one": [1], "two": [1]}
 
     status, output = drain(fleet, **_KILLED)
