@@ -94,6 +94,7 @@ def collect(pid: int, tracees: Sequence[Tracee], stop_signal: int = 0) -> TaskSt
 def _thread(tracee: Tracee, replies: Sequence[Any], processors: FrozenSet[int]) -> Thread:
     stack, registered, slack, secure_bits, policy = replies[: len(_THREAD_CALLS)]
     general, extended = registers.of_thread(tracee)
+    status = procfs.status(tracee.pid, tracee.tid)
     return Thread(
         tracee.tid,
         general,
@@ -101,8 +102,8 @@ def _thread(tracee: Tracee, replies: Sequence[Any], processors: FrozenSet[int]) 
         threads.of_thread(tracee, registered),
         signals.of_thread(tracee, stack),
         scheduling.of_thread(tracee, slack, processors),
-        credentials.decode(procfs.status(tracee.pid, tracee.tid), secure_bits),
-        seccomp.of_thread(tracee),
+        credentials.decode(status, secure_bits),
+        seccomp.of_thread(tracee, status),
         cgroups.of_thread(tracee.pid, tracee.tid),
         numa.decode(policy[0]),
     )

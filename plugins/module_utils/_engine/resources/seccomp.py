@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import struct
 from dataclasses import dataclass
-from typing import Any, Dict, List, NamedTuple, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, NamedTuple, Sequence, Tuple
 
 from ..errors import Obstacle, UnsupportedError
 from ..images.schema import message
@@ -68,9 +68,12 @@ def _means(pid: int, where: str) -> List[Obstacle]:
     return []
 
 
-def of_thread(thread: Tracee) -> Seccomp:
-    """Return what binds THREAD. Raises OSError; UnsupportedError when a filter asks a supervisor, who is not there after a restore."""
-    mode = int(procfs.status(thread.pid, thread.tid).get("Seccomp", "0"))
+def of_thread(thread: Tracee, status: Mapping[str, str]) -> Seccomp:
+    """Return what binds THREAD, whose /proc/PID/status is STATUS.
+
+    Raises OSError; UnsupportedError when a filter asks a supervisor, who is not there after a restore.
+    """
+    mode = int(status.get("Seccomp", "0"))
     if mode != FILTER:
         return Seccomp(mode)
     filters = tuple(Filter(program, bool(flags & _FLAG_LOG)) for program, flags in ptrace.seccomp_filters(thread.tid))
