@@ -77,6 +77,7 @@ def fleet(hosts: Fleet) -> Iterator[Fleet]:
     for host in (SOURCE, DESTINATION):
         hosts.run(host, "rm -f /run/reached /run/go; mkfifo /run/reached /run/go")
     start_redis(hosts, SOURCE)
+    subprocess.run(["ip", "-n", hosts.folder.name, "neigh", "flush", "all"], check=True)  # the address was elsewhere before
     inside = ["nsenter", f"--net=/run/netns/{hosts.folder.name}", sys.executable, "-c", _WRITER]
     with (hosts.work / "acknowledged").open("w") as acknowledged:
         writer = subprocess.Popen(inside, stdout=acknowledged)
