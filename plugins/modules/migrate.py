@@ -65,6 +65,18 @@ options:
     type: str
     choices: [none, zstd, auto]
     default: none
+  carry_files:
+    description:
+      - Files that move along with the tree, with their owner, mode, time of change and extended attributes.
+      - V(open) stands for the regular files that the tree has open for writing, or mapped so, and V(none) for none. Anything else is the
+        path of a regular file.
+      - They are sent while the tree runs, and what has changed since while it stands still. On the destination they are in their places
+        only when the tree runs there. A move that fails leaves the files there as they were.
+      - The destination takes those that its O(stillframe.checkpoint.receive#module:accept_files) allows, and no others. Files on storage
+        that both hosts have mounted are not sent.
+    type: list
+    elements: str
+    default: []
   tracker:
     description:
       - What tells which memory has changed. Where nothing can, all of it is sent while the tree stands still.
@@ -248,6 +260,7 @@ ARGUMENTS: _argspecs.ArgumentSpec = {
     "max_rounds": {"type": "int", "default": 10},
     "bandwidth_limit": {"type": "int", "default": 0},
     "compress": {"type": "str", "choices": ["none", "zstd", "auto"], "default": "none"},
+    "carry_files": {"type": "list", "elements": "str", "default": []},
     "tracker": {"type": "str", "choices": ["auto", "uffd_wp", "soft_dirty", "compare"], "default": "auto"},
     "skip_in_flight": {"type": "bool", "default": False},
     "timeout": {"type": "float", "default": 10},

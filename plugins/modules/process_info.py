@@ -190,10 +190,10 @@ needs:
       elements: list
       sample: [["/usr/bin/redis-check-rdb", 1706784, "0b5f"]]
     files:
-      description: The other files that it has open.
+      description: The path, size, time of change and whether it can be written to, of each other file that it has open.
       type: list
-      elements: str
-      sample: ["/var/log/redis/redis-server.log"]
+      elements: list
+      sample: [["/var/log/redis/redis-server.log", 4096, 1767225600000000000, true]]
     ports:
       description: The protocol, address and port of everything that it listens on.
       type: list

@@ -58,6 +58,14 @@ options:
       - What the tree is to find here, from M(stillframe.checkpoint.process_info). Looked at in check mode alone. What it is not
         to find is told at once then; without check mode the source tells it itself.
     type: dict
+  accept_files:
+    description:
+      - Files that the source may send along with the tree (its O(stillframe.checkpoint.migrate#module:carry_files)), and directories
+        below which it may send any. Symbolic links on the way to a file are followed before it is looked up here.
+      - They replace those that are here when the tree runs here, and not before.
+    type: list
+    elements: path
+    default: []
   decision_timeout:
     description:
       - Seconds that a tree which is ready waits for a source that was lost before it decided. It goes on there then.
@@ -189,6 +197,7 @@ ARGUMENTS: _argspecs.ArgumentSpec = {
     "file_validation": {"type": "str", "choices": ["filesize", "buildid"], "default": "buildid"},
     "ready_file": {"type": "path"},
     "needs": {"type": "dict"},
+    "accept_files": {"type": "list", "elements": "path", "default": []},
     "decision_timeout": {"type": "float", "default": 30},
 }
 

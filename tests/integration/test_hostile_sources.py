@@ -13,9 +13,10 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from _engine.errors import EngineError, MoveError
@@ -33,6 +34,8 @@ _SESSION = "5210e903-2fce-4232-98cb-6cb5ea488568"
 _PAGE = mmap.PAGESIZE
 _START = 0x7000_0000_0000
 _PLAIN = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+
+CARRIED = {"carried": [], "boot": ""}
 
 Attack = Callable[[Link, socket.socket, int], None]
 """What comes over the connection; the number is that of a process that is announced, if it comes so far."""
@@ -69,11 +72,11 @@ def attacked_by(attack: Attack, pid: int) -> Iterator[socket.socket]:
         thread.join()
 
 
-def refusal(attack: Attack) -> str:
-    """Return why a receiver refuses ATTACK, when nothing is left of it."""
+def refusal(attack: Attack, accepted: Sequence[str] = ()) -> str:
+    """Return why a receiver, which has ACCEPTED some files, refuses ATTACK, when nothing is left of it."""
     pid, before, mounts = free_pid(), children(), len(os.listdir("/proc/self/fd"))
     with attacked_by(attack, pid) as ours:
-        options = ReceiveTreeOptions(link_timeout=5, decision_timeout=0.1, shell_job=True)
+        options = ReceiveTreeOptions(link_timeout=5, decision_timeout=0.1, shell_job=True, accept_files=accepted)
         with pytest.raises(EngineError) as caught:
             receive(options, lambda timeout: ours.dup(), logging.getLogger("hostile"))
     assert not Path(f"/proc/{pid}").exists()
@@ -85,7 +88,7 @@ def refusal(attack: Attack) -> str:
 def greet(link: Link, session: object = _SESSION) -> None:
     link.send(wire.HELLO, pack({"format": FORMAT, "session": session, "algorithms": ["crc32"]}))
     link.expect(wire.HELLO)
-    needs = {"machine": platform.machine(), "page_size": _PAGE, "cpu": [], "numbers": [], "memory": 0}
+    needs = {"machine": platform.machine(), "page_size": _PAGE, "cpu": [], "numbers": [], "memory": 0, **CARRIED}
     link.send(wire.NEEDS, pack({**needs, "programs": [], "files": [], "ports": [], "huge": 0, "features": [], "time": time.time()}))
     link.expect(wire.OBSTACLES)
 
@@ -230,3 +233,55 @@ _ATTACKS: dict[str, tuple[Attack, str]] = {
 def test_what_is_no_move_is_refused_and_changes_nothing(name: str) -> None:
     attack, why = _ATTACKS[name]
     assert why in refusal(attack)
+
+
+def _meta(path: object, **values: Any) -> bytes:
+    known = {"path": path, "size": 4, "mode": 0o600, "owner": [0, 0], "times": [0, 0], "xattrs": {}, "last": True}
+    return pack({**known, **values})
+
+
+_PART = struct.pack("<QQ", 0, 4) + b"1234"
+_FILES: dict[str, tuple[Callable[[str], list[tuple[int, bytes]]], str]] = {
+    "elsewhere": (lambda here: [(wire.FILE, _meta("/etc/hostname"))], "is not among what may come"),
+    "beside": (lambda here: [(wire.FILE, _meta(f"{here}x"))], "is not among what may come"),
+    "the directory": (lambda here: [(wire.FILE, _meta(here))], "is no regular file"),
+    "dots": (lambda here: [(wire.FILE, _meta(f"{here}/../x"))], "no absolute path"),
+    "relative": (lambda here: [(wire.FILE, _meta("x"))], "no absolute path"),
+    "the root": (lambda here: [(wire.FILE, _meta("/"))], "no absolute path"),
+    "through a link": (lambda here: [(wire.FILE, _meta(f"{here}/away/passwd"))], "is not among what may come"),
+    "a link": (lambda here: [(wire.FILE, _meta(f"{here}/away"))], "is no regular file"),
+    "another name": (lambda here: [(wire.FILE, _meta(f"{here}/twice"))], "has other names"),
+    "no such directory": (lambda here: [(wire.FILE, _meta(f"{here}/none/x"))], "cannot come to the destination"),
+    "no path": (lambda here: [(wire.FILE, _meta(7))], "makes no sense"),
+    "a zero byte": (lambda here: [(wire.FILE, _meta(f"{here}/x\0y"))], "makes no sense"),
+    "what can be no path": (lambda here: [(wire.FILE, _meta(f"{here}/\ud800"))], "makes no sense"),
+    "a negative size": (lambda here: [(wire.FILE, _meta(f"{here}/x", size=-1))], "makes no sense"),
+    "more than any disk has": (lambda here: [(wire.FILE, _meta(f"{here}/x", size=(1 << 63) - 1))], "cannot come to the destination"),
+    "a mode that is none": (lambda here: [(wire.FILE, _meta(f"{here}/x", mode=0o100600))], "makes no sense"),
+    "no owner": (lambda here: [(wire.FILE, _meta(f"{here}/x", owner=["root", 0]))], "makes no sense"),
+    "no attributes": (lambda here: [(wire.FILE, _meta(f"{here}/x", xattrs={"user.a": "?"}))], "makes no sense"),
+    "a part of none": (lambda here: [(wire.PART, _PART)], "makes no sense"),
+    "half a part": (lambda here: [(wire.FILE, _meta(f"{here}/x")), (wire.PART, _PART[:-1])], "makes no sense"),
+    "a part behind the end": (lambda here: [(wire.FILE, _meta(f"{here}/x", size=3)), (wire.PART, _PART)], "makes no sense"),
+    "and then nothing": (lambda here: [(wire.FILE, _meta(f"{here}/old")), (wire.PART, _PART)], "has closed the connection"),
+}
+
+
+@pytest.mark.parametrize("name", list(_FILES))
+def test_files_that_may_not_come_change_nothing(tmp_path: Path, name: str) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    (here / "old").write_text("old")
+    (here / "one").write_text("one")
+    os.link(here / "one", here / "twice")
+    (here / "away").symlink_to("/etc")
+    frames, why = _FILES[name]
+
+    def attack(link: Link, raw: socket.socket, pid: int) -> None:
+        mapped(link, pid)
+        for kind, body in frames(str(here)):
+            link.send(kind, body)
+
+    assert why in refusal(attack, [str(here)])
+    assert sorted(os.listdir(tmp_path)) == ["here"]
+    assert {path.name: path.read_text() for path in here.iterdir() if path.is_file()} == {"old": "old", "one": "one", "twice": "one"}

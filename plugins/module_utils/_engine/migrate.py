@@ -44,6 +44,7 @@ from .tracee.freeze import FrozenTree
 from .tracking import state, uffd_wp
 from .tracking.trackers import NONE, Trackers, armable
 from .transfer import preflight, shape
+from .transfer.carried import CarriedFiles
 from .transfer.codec import pack_areas, pack_shape, unpack
 from .transfer.convergence import UNTRACKED, enough
 from .transfer.decision import Decision, Record, all_stopped, ask, prune, read_down, strike_out
@@ -120,17 +121,22 @@ class _Move:
         self._sent: Optional[SentChain] = None
         self._rounds: List[RoundFigures] = []
         self._warnings: List[str] = []
+        self._files = CarriedFiles((), options.tree)
 
     def run(self, pids: Sequence[int]) -> MigrateResult:
         """Move the tree. Raises EngineError."""
         greet(self._link, self._session, self._options.compress)
-        self._warnings += preflight.look(self._options, pids, self._link, self._log).there
+        found = preflight.look(self._options, pids, self._link, self._log)
+        self._warnings += found.there
+        self._files = found.files
+        self._files.send(self._link, pids)
         message("core_entry")  # builds the whole schema, once: not in the stop
         reason = UNTRACKED if armable(self._options.tracker) == NONE else ""
         while not reason:
             self._rounds.append(self._round(len(self._rounds) + 1))
             self._log.info("Round %d: %d pages", self._rounds[-1].number, self._rounds[-1].pages)
             reason = enough(self._rounds, self._options.max_downtime, self._options.max_rounds - 1)
+        self._files.send(self._link, check_target(self._options.tree))
         return self._stop(reason)
 
     def _refuse(self, number: int) -> None:
@@ -218,6 +224,7 @@ class _Move:
                     given = beside.submit(self._hook, "post-freeze")
                     manifest = dumping.write(work, tasks, ended, hierarchy, fs_ids)
                     clock.mark("written")
+                    self._files.send(self._link, tree.pids, last=True)
                     send_images(self._link, options.images_dir)
                     given.result()
                 self._link.send(FINAL)

@@ -41,11 +41,11 @@ def plan(options: MigrateOptions, connect: Optional[Connect], log: logging.Logge
             unreachable.append(Obstacle(0, "destination", f"it cannot be reached ({error})", "check address, port and certificates"))
         if link is not None:
             greet(link, str(uuid.uuid4()), options.compress, checking=True)
-        here, there = preflight.look(options, pids, link, log, unreachable)
+        found = preflight.look(options, pids, link, log, unreachable)
         if link is not None:
             rate, asked = preflight.measure(link), True
     try:
-        predicted = forecast(measure(pids), rate, options.max_downtime, options.max_rounds, tracked)
+        predicted = forecast(measure(pids), rate, options.max_downtime, options.max_rounds, tracked, found.bytes)
     except PermissionError as error:
         raise TargetError(f"the memory of the tree cannot be read ({error.strerror}); run as root, or with CAP_SYS_PTRACE") from error
-    return MigratePlan(pids, asked, predicted, (*said, *here, *there))
+    return MigratePlan(pids, asked, predicted, (*said, *found.here, *found.there))

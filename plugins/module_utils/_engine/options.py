@@ -156,6 +156,8 @@ class RestoreOptions:
     apart: bool = False
     """In namespaces of our own, that end with us: nobody else is there to be minded."""
     progress: Progress = field(default_factory=Progress, compare=False)
+    stand_ins: Mapping[str, str] = field(default_factory=dict)
+    """The files that are to be in the place of others in the end, and are elsewhere yet, by the paths that they are to have."""
     hook: Hook = field(default=no_hook, compare=False)
 
 
@@ -190,6 +192,8 @@ class MigrateOptions:
     """Bytes a second; 0 for none."""
     compress: str = "none"
     """none, zstd, or auto: whichever is quicker."""
+    carry_files: Sequence[str] = ()
+    """Files that come along: paths, or open for those that the tree has open for writing."""
     tracker: str = "auto"
     """auto, uffd_wp, soft_dirty or compare."""
     shell_job: bool = False
@@ -228,5 +232,7 @@ class ReceiveTreeOptions:
     decision_timeout: float = 30.0
     """Seconds that a tree which is ready waits for a lost source; less than the source's own."""
     progress: Progress = field(default_factory=Progress, compare=False)
+    accept_files: Sequence[str] = ()
+    """The files that a source may send along, and directories below which it may send any."""
     hook: Hook = field(default=no_hook, compare=False)
     """Called with pre-restore, post-restore, pre-resume and post-resume."""

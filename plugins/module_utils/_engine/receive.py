@@ -22,7 +22,8 @@ from .options import Connect, ReceiveTreeOptions, RestoreOptions
 from .resources.memory import seal
 from .restore import restore
 from .results import ReceiveTreeResult, RestoreResult
-from .transfer import greeting, preflight
+from .transfer import greeting, journal, preflight
+from .transfer.arriving import ArrivingFiles
 from .transfer.codec import garbled, is_last, pack, unpack, unpack_areas, unpack_pages, unpack_shape, unpack_zeros
 from .transfer.decision import GONE, RUNS, WAITING, Record, identities, is_session, prune, state_here, write_down
 from .transfer.ground import Ground
@@ -34,10 +35,12 @@ from .transfer.wire import (
     AREAS,
     COMMIT,
     DATA,
+    FILE,
     FINAL,
     HELLO,
     IMAGE,
     PAGES,
+    PART,
     READY,
     ROUND_END,
     RUNNING,
@@ -56,6 +59,7 @@ def receive(options: ReceiveTreeOptions, accept: Connect, log: logging.Logger) -
     """
     clock = Clock()
     prune("destination")
+    journal.tidy()
     while True:
         try:
             link = Link(accept(options.link_timeout), options.link_timeout)
@@ -71,7 +75,8 @@ def receive(options: ReceiveTreeOptions, accept: Connect, log: logging.Logger) -
             visit = greeting.answer(link, frame.body)
             if not visit.checking:
                 return _Move(options, accept, log, link, visit.session, clock).run()
-            preflight.visited(link, log)
+            with ArrivingFiles(options.accept_files, visit.session) as files:
+                preflight.visited(link, files, log)
 
 
 def _answer(link: Link, body: memoryview, log: logging.Logger) -> None:
@@ -95,6 +100,7 @@ class _Move:
         self._session = session
         self._clock = clock
         self._ground = Ground(options.shell_job)
+        self._files = ArrivingFiles(options.accept_files, session)
         self._warnings: list[str] = []
         self._committed = False
         self._rounds = 0
@@ -102,24 +108,30 @@ class _Move:
 
     def run(self) -> ReceiveTreeResult:
         """Take the tree. Raises EngineError."""
-        try:
-            with ExitStack() as stack:
-                directory = stack.enter_context(PrivateDirectory())
-                stack.enter_context(self._ground)
-                preflight.answer(self._link)
-                message("core_entry")  # builds the whole schema, once: not in the stop
-                seal.check(0, [])  # reads all our mappings, once
-                urgency = stack.enter_context(ExitStack())
-                with Incoming(directory) as incoming:
-                    self._take(incoming, urgency)
-                self._options.hook("pre-restore", {})  # before it is looked whether the tree's addresses are here
-                result = restore(self._restore_options(directory), self._log, self._ground)
-        except EngineError as error:
-            self._give_up(error)
-            raise
-        self._tell(RUNNING, b"", RUNS)
+        with self._files:
+            try:
+                result = self._restored()
+            except EngineError as error:
+                self._give_up(error)
+                raise
+            self._files.keep()
+            self._tell(RUNNING, b"", RUNS)
         self._log.info("Took processes %s", ", ".join(map(str, result.pids)))
         return self._report(result)
+
+    def _restored(self) -> RestoreResult:
+        """Take what comes, and build the tree of it. Raises EngineError."""
+        with ExitStack() as stack:
+            directory = stack.enter_context(PrivateDirectory())
+            stack.enter_context(self._ground)
+            preflight.answer(self._link, self._files)
+            message("core_entry")  # builds the whole schema, once: not in the stop
+            seal.check(0, [])  # reads all our mappings, once
+            urgency = stack.enter_context(ExitStack())
+            with Incoming(directory) as incoming:
+                self._take(incoming, urgency)
+            self._options.hook("pre-restore", {})  # before it is looked whether the tree's addresses are here
+            return restore(self._restore_options(directory), self._log, self._ground)
 
     def _take(self, incoming: Incoming, urgency: ExitStack) -> None:
         """Take the rounds, the last one and the images with URGENCY. Raises MoveError, RestoreError."""
@@ -152,6 +164,10 @@ class _Move:
                 pid, pieces = unpack_zeros(frame.body)
                 self._ground.clear(pid, pieces)
                 self._options.progress.add(sum(length for _address, length in pieces))
+            elif frame.kind == FILE:
+                self._files.begin(frame.body)
+            elif frame.kind == PART:
+                self._files.write(frame.body)
             elif frame.kind == ROUND_END:
                 self._ground.settle()
                 self._rounds += 1
@@ -183,6 +199,7 @@ class _Move:
             track_mem=options.track_mem,
             restore_sibling=options.restore_sibling,
             file_validation=options.file_validation,
+            stand_ins=self._files.complete(),
             hook=self._hook,
         )
 
@@ -213,6 +230,7 @@ class _Move:
             if frame.kind == COMMIT:
                 write_down("destination", Record(self._session, identities(self._ground.numbers)))
                 self._committed = True
+                self._files.put_in_place()
                 return
             if frame.kind == ABORT:
                 raise MoveError(f"the source gave up: {bytes(frame.body[:2000]).decode('utf-8', 'replace')}")

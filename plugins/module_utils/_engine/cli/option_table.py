@@ -129,6 +129,14 @@ MIGRATE = (
         choices=("none", "zstd", "auto"),
         ours=True,
     ),
+    _supported(
+        "carry-files",
+        VALUE,
+        "take along FILE, or with open all files that the tree has open for writing; may be repeated",
+        metavar="FILE",
+        ours=True,
+    ),
+    _supported("accept-files", VALUE, "receive: let PATH come along, or what is below it; may be repeated", metavar="PATH", ours=True),
     _supported("settle", VALUE, "find out what became of a move that was left in doubt", metavar="SESSION", ours=True),
 )
 

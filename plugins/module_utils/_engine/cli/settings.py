@@ -88,6 +88,8 @@ class Settings:
     max_rounds: int = 10
     bandwidth_limit: int = 0
     compress: str = "none"
+    carry_files: tuple[str, ...] = ()
+    accept_files: tuple[str, ...] = ()
     settle: str = ""
     shell_job: bool = False
     file_locks: bool = False
@@ -297,6 +299,8 @@ _SPECIAL: Mapping[str, Callable[[Given, dict[str, Any]], None]] = {
     "leave-stopped": _final_state,
     "verbosity": _verbosity,
     "action-script": _append,
+    "carry-files": _append,
+    "accept-files": _append,
     "feature": _append,
     "external": _append,
     "files": _append,

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..errors import MoveError
+from ..images.checksum import STRETCH
 from ..images.pagemap import PAGE_SIZE
 from ..images.schema import message
 from ..resources.memory.mapping import MAP_GROWSDOWN, MAP_LOCKED, MAP_NORESERVE, VMA_ANON_PRIVATE, VMA_AREA_REGULAR
@@ -21,6 +22,7 @@ from .shape import Member, Shape
 _AREA = struct.Struct("<QQIIQ")  # start, end, protection, flags, advice
 _PID = struct.Struct("<II")  # a process, and a count
 _PIECE = struct.Struct("<QI4x")  # address, bytes
+_PART = struct.Struct("<QQ")  # offset and bytes of a part of a file
 _FLAGS = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_GROWSDOWN | MAP_LOCKED | MAP_NORESERVE
 _PROT = mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC
 _MOST_PROCESSES = 1 << 16
@@ -126,6 +128,21 @@ def unpack_zeros(body: memoryview) -> tuple[int, list[tuple[int, int]]]:
     if len(body) != _PID.size + count * _PIECE.size:
         raise garbled()
     return pid, list(_PIECE.iter_unpack(body[_PID.size :]))
+
+
+def pack_part(offset: int, length: int, data: memoryview) -> tuple[bytes, memoryview]:
+    """Return LENGTH bytes of a file from OFFSET on, DATA or nothing for zeros, as the parts of a body."""
+    return _PART.pack(offset, length), data
+
+
+def unpack_part(body: memoryview) -> tuple[int, int, memoryview]:
+    """Return offset, length and content, nothing for zeros, of the part of a file in BODY. Raises MoveError."""
+    if len(body) < _PART.size:
+        raise garbled()
+    offset, length = _PART.unpack(body[: _PART.size])
+    if not 0 < length <= STRETCH or len(body) - _PART.size not in (0, length):
+        raise garbled()
+    return offset, length, body[_PART.size :]
 
 
 def _head(body: memoryview) -> tuple[int, int]:

@@ -50,10 +50,10 @@ class Writing:
         return round(pages / time) if time else 0
 
 
-def forecast(writing: Writing, link_rate: int, max_downtime: float, max_rounds: int, tracked: bool = True) -> Forecast:
+def forecast(writing: Writing, link_rate: int, max_downtime: float, max_rounds: int, tracked: bool = True, files: int = 0) -> Forecast:
     """Return how a move of a tree that is WRITING would go over a link of LINK_RATE bytes a second, 0 for not known.
 
-    It ends its rounds as a move does (`convergence.enough`). Without TRACKED there are none.
+    It ends its rounds as a move does (`convergence.enough`). Without TRACKED there are none. FILES: bytes that come along before.
     """
     link_rate = link_rate or ASSUMED_RATE
     rate = min(link_rate, _COPY_RATE)
@@ -68,5 +68,5 @@ def forecast(writing: Writing, link_rate: int, max_downtime: float, max_rounds: 
         reason = enough(rounds, max_downtime, max_rounds)
     last = pages * PAGE_SIZE + writing.rest
     downtime = STOP_TIME + last / rate + 2 * last / _COPY_RATE
-    sent = sum(one.bytes for one in rounds) + last
+    sent = files + sum(one.bytes for one in rounds) + last
     return Forecast(len(rounds), sent, int(downtime * _SECOND), writing.rate, link_rate, reason)

@@ -21,6 +21,7 @@ from ..kernel.fdinfo import descriptors, fdinfo
 from ..listening import bound, connected
 from ..resources.files.build_id import build_id
 from ..resources.inventory import machine
+from .carried import Carried
 from .codec import garbled
 
 
@@ -61,13 +62,20 @@ class Needs:
     """Of the kernel, by the names of `check`, that some of what it has needs besides."""
     time: float
     """Seconds since 1970, by the clock there."""
+    carried: tuple[Carried, ...]
+    """The files that are to come along."""
+    boot: str
+    """What tells its kernel from any other."""
 
     @staticmethod
     def read(values: dict[str, Any]) -> Needs:
         """Return the needs in VALUES, as they came. Raises MoveError."""
         try:
             found = Needs(**{one.name: values[one.name] for one in fields(Needs)})
-            found = replace(found, files=tuple(File(*one) for one in found.files))
+            carried = tuple(Carried(*one) for one in found.carried)
+            found = replace(found, files=tuple(File(*one) for one in found.files), carried=carried)
+            _strings([found.boot], *([one.path, one.filesystem] for one in carried))
+            _integers(*(one[1:4] for one in carried))
             _strings(found.cpu, [one.path for one in found.files], [found.machine], found.features)
             _strings(*([path, wanted] for path, _size, wanted in found.programs))
             _strings(*([protocol, address] for protocol, address, _port in found.ports))
@@ -84,8 +92,10 @@ class Needs:
 
 
 def _strings(*lists: Sequence[object]) -> None:
-    if not all(isinstance(one, str) and "\0" not in one for found in lists for one in found):
-        raise garbled()
+    for one in (one for found in lists for one in found):
+        if not isinstance(one, str) or "\0" in one:
+            raise garbled()
+        os.fsencode(one)  # UnicodeEncodeError for what can be no path
 
 
 def _integers(*lists: Sequence[object]) -> None:
@@ -93,8 +103,8 @@ def _integers(*lists: Sequence[object]) -> None:
         raise garbled()
 
 
-def look(pids: Sequence[int], connections: bool = False) -> Needs:
-    """Return what the tree of PIDS, which runs, needs; with its CONNECTIONS if they are to be carried.
+def look(pids: Sequence[int], connections: bool = False, carried: Sequence[Carried] = ()) -> Needs:
+    """Return what the tree of PIDS, which runs, needs; with its CONNECTIONS if they are to be carried, and the files CARRIED along.
 
     What is gone already is not needed. Raises OSError.
     """
@@ -117,10 +127,12 @@ def look(pids: Sequence[int], connections: bool = False) -> Needs:
             features.update(dict.fromkeys(_features(status, areas)))
             if connections and any(True for _one in connected(pid, sockets)):
                 features.update(dict.fromkeys(_OF_CONNECTIONS))
-    others = tuple(one for path, one in files.items() if path not in programs)
+    not_there = {*programs, *(one.path for one in carried)}
+    others = tuple(one for path, one in files.items() if path not in not_there)
     _host, _kernel, cpu = machine()
     kind = platform.machine(), PAGE_SIZE, cpu
-    return Needs(*kind, tuple(threads), memory, tuple(programs.values()), huge, others, tuple(ports), tuple(features), time.time())
+    needs = Needs(*kind, tuple(threads), memory, tuple(programs.values()), huge, others, tuple(ports), tuple(features), time.time(), (), "")
+    return replace(needs, carried=tuple(carried), boot=procfs.boot_id())
 
 
 def _bytes(status: Mapping[str, str], name: str) -> int:

@@ -19,6 +19,8 @@ from ..options import DumpOptions, MigrateOptions
 from ..progress import Progress
 from ..tracking.trackers import Trackers
 from . import lacks, needs
+from .arriving import ArrivingFiles
+from .carried import CarriedFiles
 from .codec import garbled, pack, unpack
 from .wire import NEEDS, OBSTACLES, PROBE, Link
 
@@ -34,6 +36,9 @@ class Found(NamedTuple):
 
     here: Sequence[str]
     there: Sequence[str]
+    files: CarriedFiles
+    bytes: int
+    """Of the files."""
 
 
 def dump_options(options: MigrateOptions, images_dir: str = "", last: bool = False) -> DumpOptions:
@@ -58,7 +63,7 @@ def dump_options(options: MigrateOptions, images_dir: str = "", last: bool = Fal
 
 
 def look(options: MigrateOptions, pids: Sequence[int], link: Link | None, log: logging.Logger, known: Sequence[Obstacle] = ()) -> Found:
-    """Return what is worth a warning about moving PIDS; ask the destination too, when there is a LINK to it.
+    """Return what is worth a warning about moving PIDS, and the files to be carried; ask the destination too, when there is a LINK to it.
 
     Raises UnsupportedError with all that stands in the way, what is KNOWN of it already besides, and MoveError.
     """
@@ -68,14 +73,18 @@ def look(options: MigrateOptions, pids: Sequence[int], link: Link | None, log: l
         obstacles, here = find_obstacles(dump_options(options), pids, trackers)
     obstacles += [_terminal(pid) for pid in pids if procfs.stat(pid).tty]
     there: list[str] = []
+    files = CarriedFiles(options.carry_files, options.tree)
+    carried, refused = files.look(pids)
+    obstacles += refused
     if link is not None:
-        link.send(NEEDS, pack(needs.look(pids, options.tcp_established).values()))
+        link.send(NEEDS, pack(needs.look(pids, options.tcp_established, carried).values()))
         told = unpack(link.expect(OBSTACLES))
         obstacles += needs.from_values(told.get("obstacles"))
         there = needs.texts(told.get("warnings"))
+        files.leave_out(needs.texts(told.get("there")))
     if obstacles or known:
         raise UnsupportedError([*known, *obstacles])
-    return Found(here, there)
+    return Found(here, there, files, sum(one.size for one in carried))
 
 
 def _terminal(pid: int) -> Obstacle:
@@ -84,11 +93,15 @@ def _terminal(pid: int) -> Obstacle:
     return Obstacle(pid, "terminal", why, "run it without a terminal, or dump and restore it")
 
 
-def answer(link: Link) -> None:
-    """Tell the source what its tree lacks here, and what is worth a warning. Raises MoveError when it lacks anything."""
+def answer(link: Link, files: ArrivingFiles) -> None:
+    """Tell the source what its tree lacks here, what is worth a warning, and which of its FILES need not come.
+
+    Raises MoveError when it lacks anything.
+    """
     wanted = needs.Needs.read(unpack(link.expect(NEEDS)))
-    found = lacks.obstacles(wanted)
-    link.send(OBSTACLES, pack({"obstacles": needs.to_values(found), "warnings": lacks.warnings(wanted)}))
+    there = files.there(wanted.carried, wanted.boot)
+    found = lacks.obstacles(wanted) + files.obstacles([one for one in wanted.carried if one.path not in there])
+    link.send(OBSTACLES, pack({"obstacles": needs.to_values(found), "warnings": lacks.warnings(wanted), "there": there}))
     if found:
         raise needs.refused(found)
 
@@ -116,10 +129,10 @@ def be_measured(link: Link) -> None:
     link.send(PROBE)
 
 
-def visited(link: Link, log: logging.Logger) -> None:
+def visited(link: Link, files: ArrivingFiles, log: logging.Logger) -> None:
     """Answer a source that asks whether its tree could come."""
     try:
-        answer(link)
+        answer(link, files)
         be_measured(link)
     except MoveError as error:
         log.info("A source has asked whether its tree could come: %s", error)

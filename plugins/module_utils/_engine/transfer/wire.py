@@ -22,9 +22,12 @@ from . import compression
 
 HELLO, NEEDS, OBSTACLES, TREE, AREAS, PAGES, ROUND_END, APPLIED = range(1, 9)
 IMAGE, DATA, FINAL, READY, COMMIT, RUNNING, ABORT, SETTLE, STATE = range(9, 18)
-PROBE, ZEROS = 18, 19
-NAMES = (
-    "hello needs obstacles tree areas pages round-end applied image data final ready commit running abort settle state probe zeros".split()
+PROBE, ZEROS, FILE, PART = range(18, 22)
+NAMES = tuple(
+    """
+    hello needs obstacles tree areas pages round-end applied image data final ready commit running abort settle state
+    probe zeros file part
+    """.split()
 )
 LARGEST = 8 << 20
 """Bytes of a body: what either end holds of the other's data at a time."""

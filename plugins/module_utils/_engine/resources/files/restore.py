@@ -218,6 +218,8 @@ class FilesRestore:
 
     def place(self, entry: Entry) -> tuple[str, int | None]:
         """Return the path of the file of ENTRY, and the dir_fd that it goes with: it may have been opened in our own mount namespace."""
+        if entry.name in self.options.stand_ins:
+            return self.options.stand_ins[entry.name], None
         root = self._mounts.root if self._mounts and entry.stillframe_outside else None
         return (entry.name, None) if root is None else (entry.name.lstrip("/") or ".", root)
 
