@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Any, Callable
 
+from ansible_collections.stillframe.checkpoint.plugins.plugin_utils._report.fleet import fleet_facts, fleet_page
+from ansible_collections.stillframe.checkpoint.plugins.plugin_utils._report.metrics import fleet_metrics
 from ansible_collections.stillframe.checkpoint.plugins.plugin_utils._report.migration import migration_facts, migration_page
 
 
@@ -15,4 +17,10 @@ class FilterModule:
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Return them by name."""
-        return {"migration_facts": migration_facts, "migration_page": migration_page}
+        return {
+            "fleet_facts": fleet_facts,
+            "fleet_metrics": fleet_metrics,
+            "fleet_page": fleet_page,
+            "migration_facts": migration_facts,
+            "migration_page": migration_page,
+        }

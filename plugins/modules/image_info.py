@@ -105,6 +105,14 @@ chain:
       description: Pages of memory that are in the dumps that it builds on.
       type: int
       sample: 78301
+    pages_written:
+      description: Pages of private memory that were written when it was taken, none where the dump does not tell.
+      type: int
+      sample: 3619
+    frozen_time:
+      description: Microseconds that the tree stood still for it, none where the dump does not tell.
+      type: int
+      sample: 24100
     bytes_apparent:
       description: The sizes of its files.
       type: int

@@ -14,6 +14,7 @@ from typing import Any
 
 import page_faults
 import pytest
+from _report.fleet import fleet_facts, fleet_page
 from _report.migration import PARTS, migration_facts, migration_page
 from browser import Browser
 
@@ -124,3 +125,58 @@ def test_a_migration_with_names_that_would_harm(browser: Browser, tmp_path: Path
     assert texts(browser, "h1") == [f"{shown}: moved from {shown} to {shown}"]
     assert browser.evaluate("document.title").startswith("red\"is' <script>")
     assert texts(browser, ".note p") == [shown, "x" * 3000, shown]
+
+
+def fleet(services: dict[str, dict[str, Any]], **more: dict[str, Any]) -> str:
+    """Return the page of a fleet: of one host with SERVICES, and of MORE, whose facts went through JSON."""
+    told = [{"name": name, "images_root": f"/var/c/{name}", "failures": [], **one} for name, one in services.items()]
+    hosts = {"db1": {"finished": "2026-11-25T10:00:00+00:00", "unreachable": "", "services": told}, **more}
+    return fleet_page(json.loads(json.dumps(fleet_facts(hosts, {"finished": "2026-11-25 10:00:01 UTC"}))))
+
+
+def chain(*sizes: int) -> dict[str, Any]:
+    """Return what is told of dumps of SIZES MiB, taken each minute."""
+    dumps = [
+        {"path": f"/var/c/x/{number}", "created": f"2026-11-25T09:{number:02}:00Z", "restorable": number > 1, "bytes_on_disk": mib << 20}
+        | {"kind": "dump", "pages_written": 256 * mib, "frozen_time": 1000 * number}
+        for number, mib in enumerate(sizes, 1)
+    ]
+    return {"info": {"chain": dumps[::-1]}, "verify": {"dumps": dumps, "faults": []}}
+
+
+def test_a_fleet(browser: Browser, tmp_path: Path) -> None:
+    good = {**chain(100, 20, 40), "drill": {"good": True}, "dedup": {"bytes_freed": 3 << 20}}
+    fault = {"path": "/var/c/cache/1/pages-1.img", "offset": 4096, "why": "its checksum does not match"}
+    damaged = {**chain(10), "failures": [{"step": "verify", "why": "1 fault"}]}
+    damaged["verify"]["faults"] = [fault]
+    content = fleet({"redis": good, "cache": damaged}, db2={"unreachable": "no route to host", "services": []}, db3={})
+    show(browser, tmp_path, content)
+    assert texts(browser, "h1") == ["Dumps of 2 services on 3 hosts"]
+    summed = dict(zip(texts(browser, "dt"), texts(browser, "dd")))
+    assert summed["Hosts looked at"] == "1 of 3" and summed["On disk"] == "170 MiB" and summed["Freed by this run"] == "3.0 MiB"
+    assert summed["Faults"] == "1" and summed["Good drills"] == "1 of 1"
+    wrong = texts(browser, "section:nth-of-type(1) tbody tr")
+    assert len(wrong) == 4 and fault["path"] in wrong[0] and "no route to host" in wrong[2] and "nothing was done there" in wrong[3]
+    redis = texts(browser, "section:nth-of-type(2) tbody tr:nth-child(1) > *")
+    assert redis[:4] == ["redis on db1", "2026-11-25 09:03", "3", "160 MiB"]
+    assert redis[5:] == ["3.0 ms", "171", "3.0 MiB", "2026-11-25 10:00"]
+    widths = lengths(browser, "The largest services", "width")
+    assert widths[0] / widths[1] == pytest.approx(16, rel=0.02)
+    browser.evaluate("document.querySelectorAll('details').forEach(e => e.open = true)")
+    heights = lengths(browser, "Sizes of redis", "height")
+    assert [height / heights[0] for height in heights] == pytest.approx([1, 0.2, 0.4], abs=0.01)
+    rows = texts(browser, "details:nth-of-type(1) tbody tr:nth-child(3) > *")
+    assert rows == ["1", "2026-11-25 09:01", "no", "100 MiB", "25,600", "1.0 ms", "–"]
+
+
+def test_a_fleet_with_names_that_would_harm(browser: Browser, tmp_path: Path) -> None:
+    many = {f"{number} {HOSTILE}": chain(*range(1, 51)) for number in range(3)}
+    many["none"] = {"failures": [{"step": HOSTILE, "why": "x" * 3000}]}
+    show(browser, tmp_path, fleet(many, **{HOSTILE: {"unreachable": HOSTILE}}))
+    assert texts(browser, "title")[0] == "Dumps of 4 services on 2 hosts"
+    assert texts(browser, "script") == texts(browser, "img") == []
+
+
+def test_an_empty_fleet(browser: Browser, tmp_path: Path) -> None:
+    show(browser, tmp_path, fleet_page(fleet_facts({}, {})))
+    assert "There are no hosts." in texts(browser, "main p")[0]

@@ -43,6 +43,10 @@ class LinkInfo:
     """UTC, ISO 8601."""
     pages_present: int
     pages_in_parent: int
+    pages_written: int | None
+    """When it was taken; None for a dump that does not tell, as those of CRIU."""
+    frozen_time: int | None
+    """Microseconds that the tree stood still for it; None for one that does not tell."""
     bytes_apparent: int
     """Sum of the sizes of its files."""
     bytes_on_disk: int
@@ -144,6 +148,7 @@ def _link(chain: Chain, level: int) -> LinkInfo:
     paths = [os.path.join(dump.path, name) for name in dump_files(dump.path)]
     present, in_parent = _pages(dump)
     why_not = chain.below(level).obstacle()
+    timings, figures = (dump.manifest.timings, dump.manifest.figures) if dump.manifest else _stats(dump.images)
     return LinkInfo(
         path=dump.path,
         id=dump.id,
@@ -151,6 +156,8 @@ def _link(chain: Chain, level: int) -> LinkInfo:
         created=dump.manifest.created if dump.manifest else "",
         pages_present=present,
         pages_in_parent=in_parent,
+        pages_written=figures.get("pages_written"),
+        frozen_time=timings.get("frozen_time"),
         bytes_apparent=sum(os.path.getsize(path) for path in paths if not os.path.islink(path)),
         bytes_on_disk=sum(allocated_bytes(path) for path in paths if not os.path.islink(path)),
         restorable=not why_not,

@@ -57,7 +57,8 @@ summary{cursor:pointer;font-weight:600}
 footer{margin-top:2.5rem;font-size:.85rem}
 @media print{:root{color-scheme:light;--paper:#fff;--ink:#000;--soft:#444;--line:#bbb;--tint:#f6f6f6;--good:#116329;--bad:#b3261e;
 --c0:#0b5cad;--c1:#b35900;--c2:#1a7f37;--c3:#8250df;--c4:#bf3989;--c5:#57606a}
-body{font-size:10pt}main{max-width:none;padding:0}.scroll{overflow:visible}
+body{font-size:10pt}main{max-width:none;padding:0}.scroll{overflow:visible}table{font-size:.8rem}
+th,td{padding:.25rem .4rem}td.n,th.n{white-space:normal}.spark{width:4rem}
 figure,tr,.facts div{break-inside:avoid}h2,h3{break-after:avoid}*{print-color-adjust:exact;-webkit-print-color-adjust:exact}}
 """
 

@@ -42,13 +42,14 @@ class Series:
     points: Sequence[tuple[float, float]]
 
 
-def spans(title: str, description: str, rows: Sequence[Span], shown: Format) -> Markup:
+def spans(title: str, description: str, rows: Sequence[Span], shown: Format, base: int = 10) -> Markup:
     """Return a row for each of ROWS with its span, and its length as SHOWN beside it."""
     left = 16 + _LETTER * max((len(row.name) for row in rows), default=0)
-    room = _WIDTH - left - 8
     most = max((row.start + row.length for row in rows), default=0) or 1
+    whole = [_LETTER * len(shown(row.length)) for row in rows if not row.start and row.length == most]
+    room = _WIDTH - left - 14 - max(whole, default=0)  # beside a span of the whole length there is no other place for its label
     height = _ROW * len(rows) + 30
-    parts = [_grid_upright(left, room, most, height - 24, shown)]
+    parts = [_grid_upright(left, room, most, height - 24, shown, base)]
     for number, row in enumerate(rows):
         x, width, y = left + room * row.start / most, room * row.length / most, _ROW * number + 4
         label = shown(row.length)
@@ -162,8 +163,8 @@ def _grid_level(left: float, right: float, top: float, tall: float, shown: Forma
     return join(*parts)
 
 
-def _grid_upright(left: float, room: float, most: float, bottom: float, shown: Format) -> Markup:
-    step = nice_step(most, 5)
+def _grid_upright(left: float, room: float, most: float, bottom: float, shown: Format, base: int) -> Markup:
+    step = nice_step(most, 5, base)
     parts = []
     for number in range(int(most / step) + 1):
         x = left + room * number * step / most
