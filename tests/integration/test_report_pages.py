@@ -115,6 +115,12 @@ def test_a_migration_that_failed(browser: Browser, tmp_path: Path) -> None:
     assert texts(browser, "svg") == []
 
 
+def test_a_migration_whose_check_failed(browser: Browser, tmp_path: Path) -> None:
+    show(browser, tmp_path, migration({"failed": True, "msg": "no PONG"}, runs_on="db2", failed_task="Run its check"))
+    assert texts(browser, "h1") == ["redis: moved from db1 to db2"]
+    assert texts(browser, "h1 + p") == ["It was moved, and something failed afterwards. It runs on db2."]
+
+
 def test_a_migration_with_names_that_would_harm(browser: Browser, tmp_path: Path) -> None:
     stopped = {**MOVED["stop"], **dict.fromkeys(PARTS, 0)}
     rounds = [{**MOVED["rounds"][1], "number": number} for number in range(1, 121)]

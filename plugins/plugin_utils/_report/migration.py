@@ -62,7 +62,8 @@ def migration_page(report: Mapping[str, Any]) -> str:
     """Return the page that shows REPORT, facts as `migration_facts` returns them."""
     failed = report["outcome"] == "failed"
     name = report["service"] or "a service"
-    title = f"{name}: {'not moved' if failed else 'moved'} from {report['source']} to {report['destination']}"
+    came = not failed or _came(report)
+    title = f"{name}: {'moved' if came else 'not moved'} from {report['source']} to {report['destination']}"
     made = f"stillframe.checkpoint, {report['finished']}. Times are those of the source."
     sections = (_outcome(report, failed), _summary(report), _course(report), _stop(report), _rest(report))
     return page(title, tag("h1", title), *sections, made=made)
@@ -76,7 +77,13 @@ def _outcome(report: Mapping[str, Any], failed: bool) -> Markup:
     where = f" It runs on {report['runs_on']}." if report["runs_on"] else ""
     task = tag("p", f"In task: {report['failed_task']}", class_="soft") if report["failed_task"] else None
     message = note(task, tag("p", str(report.get("msg", "No reason was given."))), fault=True)
-    return join(tag("p", tag("span", "It was not moved.", class_="bad"), where), message, _obstacles(report.get("obstacles", ())))
+    outcome = "It was moved, and something failed afterwards." if _came(report) else "It was not moved."
+    return join(tag("p", tag("span", outcome, class_="bad"), where), message, _obstacles(report.get("obstacles", ())))
+
+
+def _came(report: Mapping[str, Any]) -> bool:
+    """Tell whether a service of which something failed runs on the destination all the same."""
+    return bool(report["runs_on"]) and report["runs_on"] == report["destination"]
 
 
 def _obstacles(obstacles: Sequence[Mapping[str, Any]]) -> Markup | None:
