@@ -63,8 +63,11 @@ def until(condition: Callable[[], bool], what: str) -> None:
 
 
 def state(pid: int, tid: int = 0) -> str:
-    """Return the state of PID, or of its thread TID, as /proc tells it."""
-    return Path(f"/proc/{pid}/task/{tid or pid}/stat").read_text().rpartition(")")[2].split()[0]
+    """Return the state of PID, or of its thread TID, as /proc tells it; X when it is gone."""
+    try:
+        return Path(f"/proc/{pid}/task/{tid or pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return "X"
 
 
 def read_line(fd: int, pid: int) -> str:

@@ -73,3 +73,34 @@ def test_tcp_connections_go_on(tmp_path: Path) -> None:
         for pid in map(int, children.read_text().split() if children.exists() else []):
             Victim(pid, folder / "unused").end()
         target.end()
+
+
+SANDBOX = "mount -t proc proc /proc && mount --bind /proc/sys /proc/sys && mount -o remount,bind,ro /proc/sys && exec sleep infinity"
+
+
+def mounted(pid: int) -> list[str]:
+    """Return what PID has mounted at /proc and below, without the numbers of mounts and devices."""
+    lines = Path(f"/proc/{pid}/mountinfo").read_text().splitlines()
+    return [" ".join(line.split()[3:6]) for line in lines if line.split()[4].startswith("/proc")]
+
+
+def test_the_mounts_of_a_sandbox_are_made_again(tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    command = ["unshare", "--mount", "--propagation", "slave", "sh", "-c", SANDBOX]
+    process = subprocess.Popen(command, start_new_session=True, cwd="/", **quiet)
+    target = Victim(process.pid, tmp_path / "unused")
+    try:
+        end = time.monotonic() + _PATIENCE
+        while Path(f"/proc/{process.pid}/comm").read_text() != "sleep\n":
+            assert time.monotonic() < end, "the sandbox is not made"
+            time.sleep(0.05)
+        before = mounted(process.pid)
+        assert len(before) >= 3 and before[-1].startswith("/sys /proc/sys ro")
+        succeed("dump", images, "--tree", str(process.pid))
+        assert process.wait() == -signal.SIGKILL
+        succeed("restore", images, "--restore-detached")
+        assert mounted(process.pid) == before
+    finally:
+        target.end()

@@ -39,7 +39,9 @@ def apply_settings(local: int, info: Entry, window: bool = True) -> None:
     if info.HasField("termios_locked"):
         tty.set_locked(local, _termios(info.termios_locked))
     if window and info.HasField("winsize"):
-        tty.set_window(local, (info.winsize.ws_row, info.winsize.ws_col, info.winsize.ws_xpixel, info.winsize.ws_ypixel))
+        wanted = info.winsize.ws_row, info.winsize.ws_col, info.winsize.ws_xpixel, info.winsize.ws_ypixel
+        if tty.get_window(local) != wanted:  # a console may refuse to be set even to what it is
+            tty.set_window(local, wanted)
 
 
 def settings_of(info: Entry) -> Termios:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tarfile
 import zlib
@@ -139,7 +140,25 @@ class Builder:
 
     def _part(self, record: Record, here: Tree) -> int:
         whole = next(one for one in self._records if one.origin == NEW and one.mount.device == record.mount.device)
-        return open_tree(f"/proc/self/fd/{self._mounts[whole.mount.id]}{record.path}")
+        root = self._mounts[whole.mount.id]
+        try:
+            return open_tree(f"/proc/self/fd/{root}{record.path}")
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+        self._put_aside(root)
+        return open_tree(f"/proc/self/fd/{root}{record.path}")
+
+    def _put_aside(self, root: int) -> None:
+        """Mount ROOT somewhere until it gets to its place: before Linux 6.15 nothing can be cloned of what is mounted nowhere.
+
+        That is on /, where no path leads to: it starts below.
+        """
+        place = os.open("/", os.O_PATH | os.O_CLOEXEC)
+        try:
+            move_mount(root, place)
+        finally:
+            os.close(place)
 
     def _archive(self, record: Record) -> str:
         return os.path.join(self._images.path, os.path.basename(record.content))
