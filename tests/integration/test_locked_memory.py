@@ -16,7 +16,10 @@ MCL_FUTURE, MCL_ONFAULT = 2, 4
 @pytest.mark.parametrize("future", [0, MCL_FUTURE, MCL_FUTURE | MCL_ONFAULT], ids=["nothing", "future", "on fault"])
 def test_locks_are_carried(lab: Lab, future: int) -> None:
     victim = lab.start("locked", str(future))
-    assert victim.ask() == "ok"
+    answer = victim.ask()
+    if "lf" in answer:
+        pytest.skip("this kernel does not show what is locked on fault")
+    assert answer == "ok"
     first = lab.dump(victim.pid, "1", "--track-mem", "--leave-running", "--freeze=snapshot")
     assert victim.ask() == "ok"
     victim.await_rest()
