@@ -143,6 +143,7 @@ def test_what_a_killed_receiver_leaves_is_tidied_up(scene: Scene, fault: str) ->
             return
         if moved["kind"] == "InDoubt":
             assert moving.settle(moving.undecided(clerk), again) == {"runs": False}
+        until(lambda: set(os.listdir(scene.there)) == set(numbers), "the next receiver does not tidy up")
         assert (facts(scene.there), inodes(scene.there)) == (before, numbers)
         assert clerk.ask() == "ok"
     finally:
