@@ -162,13 +162,21 @@ class Lab:
         self.reap()
 
     def reap(self) -> None:
-        """Kill all children that came since the beginning, and their children, and wait for them."""
+        """Kill all children that came since the beginning, and their children, and wait for them.
+
+        In the order in which they end: the first process of a PID namespace ends only when we have waited for all others in it.
+        """
         while left := children() - self.before:
+            ends = {}
             for pid in left:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
+                    ends[os.pidfd_open(pid)] = pid
+            for pidfd in select.select(ends, [], [], PATIENCE)[0]:
                 with suppress(ChildProcessError):
-                    os.waitpid(pid, 0)
+                    os.waitpid(ends[pidfd], 0)
+            for pidfd in ends:
+                os.close(pidfd)
 
 
 def engine(*words: object) -> list[str]:
