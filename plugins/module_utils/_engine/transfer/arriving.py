@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from ..errors import ImagesError, MoveError, Obstacle
 from ..kernel import procfs
 from ..kernel.exchange import exchange
-from .carried import Carried, filesystem_of
+from .carried import Carried, filesystems
 from .codec import garbled, unpack, unpack_part
 from .journal import Journal, Placed
 
@@ -219,7 +219,8 @@ class ArrivingFiles:
 
     def there(self, files: Sequence[Carried], boot: str) -> list[str]:
         """Return those of FILES, of a host with BOOT, that are here already, since both hosts see the same storage."""
-        return [one.path for one in files if _is_the_same(one, boot)]
+        kinds = filesystems()
+        return [one.path for one in files if _is_the_same(one, boot, kinds)]
 
     def begin(self, body: memoryview) -> None:
         """Take what comes from now on for the file that BODY tells. Raises MoveError for one that is not accepted."""
@@ -295,8 +296,11 @@ def _open_directory(path: str, accepted: Sequence[str]) -> int:
     return directory
 
 
-def _is_the_same(one: Carried, boot: str) -> bool:
-    """Tell whether ONE, of a host with BOOT, is a file here: by its number, on the same kernel, or on storage that hosts share."""
+def _is_the_same(one: Carried, boot: str, kinds: Mapping[int, str]) -> bool:
+    """Tell whether ONE, of a host with BOOT, is a file here: by its number, on the same kernel, or on storage that hosts share.
+
+    KINDS: what `filesystems` returns here.
+    """
     try:
         status = os.lstat(one.path)
     except OSError:
@@ -305,4 +309,4 @@ def _is_the_same(one: Carried, boot: str) -> bool:
         return False
     if boot == procfs.boot_id():
         return status.st_dev == one.device
-    return bool(one.filesystem) and filesystem_of(status.st_dev) == one.filesystem
+    return bool(one.filesystem) and kinds.get(status.st_dev) == one.filesystem

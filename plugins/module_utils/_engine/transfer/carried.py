@@ -22,11 +22,11 @@ from typing import Any, NamedTuple
 from ..errors import MoveError, Obstacle
 from ..images.checksum import STRETCH
 from ..kernel import procfs
-from ..kernel.fdinfo import descriptors, fdinfo
+from ..kernel.mountinfo import mounts
+from ..resources.files.written import NONE, OPEN, opened_now, writes
 from .codec import pack, pack_part
 from .wire import FILE, PART, Link
 
-NONE, OPEN = "none", "open"
 _MOST = 4096
 _ZEROS = memoryview(bytes(STRETCH))
 _SETTLED = 100_000_000
@@ -82,7 +82,7 @@ class CarriedFiles:
     def look(self, pids: Sequence[int]) -> tuple[list[Carried], list[Obstacle]]:
         """Return the files, and why some cannot be carried. Touches nothing."""
         carried, obstacles = [], []
-        kinds = _kinds()
+        kinds = filesystems()
         for path in self.find(pids):
             why = _refused(path)
             if why:
@@ -142,12 +142,10 @@ class CarriedFiles:
 
 def _written(pid: int) -> Iterator[str]:
     """Yield the paths of the files that PID has open for writing."""
-    for fd in descriptors(pid):
+    for one in opened_now([pid]):
         with suppress(*procfs.GONE):
-            path = os.readlink(f"/proc/{pid}/fd/{fd}")
-            writes = path.startswith("/") and fdinfo(pid, fd).flags & os.O_ACCMODE != os.O_RDONLY
-            if writes and _is_file(path) and os.path.samestat(os.stat(path), os.stat(f"/proc/{pid}/fd/{fd}")):
-                yield path
+            if writes(one.flags) and one.link.startswith("/") and _is_file(one.link) and os.path.samestat(os.stat(one.link), one.stat):
+                yield one.link
 
 
 def _is_file(path: str) -> bool:
@@ -173,19 +171,9 @@ def _refused(path: str) -> str:
     return ""
 
 
-def _kinds() -> dict[int, str]:
+def filesystems() -> dict[int, str]:
     """Return the types of the filesystems that are mounted, by their devices."""
-    found = {}
-    for line in procfs.text("/proc/self/mountinfo").splitlines():
-        place, _dash, filesystem = line.partition(" - ")
-        major, minor = place.split()[2].split(":")
-        found[os.makedev(int(major), int(minor))] = filesystem.split()[0]
-    return found
-
-
-def filesystem_of(device: int) -> str:
-    """Return the type of the filesystem on DEVICE, empty when it is not mounted."""
-    return _kinds().get(device, "")
+    return {mount.device: mount.fstype for mount in mounts()}
 
 
 def _describe(fd: int, path: str, status: os.stat_result) -> dict[str, Any]:

@@ -130,9 +130,21 @@ def look(pids: Sequence[int], connections: bool = False, carried: Sequence[Carri
     not_there = {*programs, *(one.path for one in carried)}
     others = tuple(one for path, one in files.items() if path not in not_there)
     _host, _kernel, cpu = machine()
-    kind = platform.machine(), PAGE_SIZE, cpu
-    needs = Needs(*kind, tuple(threads), memory, tuple(programs.values()), huge, others, tuple(ports), tuple(features), time.time(), (), "")
-    return replace(needs, carried=tuple(carried), boot=procfs.boot_id())
+    return Needs(
+        machine=platform.machine(),
+        page_size=PAGE_SIZE,
+        cpu=cpu,
+        numbers=tuple(threads),
+        memory=memory,
+        programs=tuple(programs.values()),
+        huge=huge,
+        files=others,
+        ports=tuple(ports),
+        features=tuple(features),
+        time=time.time(),
+        carried=tuple(carried),
+        boot=procfs.boot_id(),
+    )
 
 
 def _bytes(status: Mapping[str, str], name: str) -> int:

@@ -114,7 +114,7 @@ def wanted(pids: Sequence[int], opened: Iterable[Opened], asked: Sequence[str], 
     kernels = {mount.device for mount in mounts(f"/proc/{pids[0]}/mountinfo") if mount.fstype in _OF_THE_KERNEL}
     mapped = dict(_mapped(pids))
     found: dict[tuple[int, int], Wanted] = {}
-    writing = [one for one in opened if _writes(one.flags)]
+    writing = [one for one in opened if writes(one.flags)]
     candidates = [(f"/proc/{one.pid}/fd/{one.fd}", one.link, one.stat) for one in writing]
     anywhere = {(one.stat.st_dev, one.stat.st_ino) for one in writing if not one.flags & os.O_APPEND}
     candidates += [(door, link, status) for (door, link, status, writes) in mapped.values() if writes]
@@ -186,7 +186,8 @@ def _mapped(pids: Iterable[int]) -> Iterator[tuple[tuple[int, int], _Seen]]:
             continue
 
 
-def _writes(flags: int) -> bool:
+def writes(flags: int) -> bool:
+    """Tell whether a descriptor of an open file with FLAGS can be written to."""
     return flags & os.O_ACCMODE != os.O_RDONLY and not flags & os.O_PATH
 
 
