@@ -1,7 +1,7 @@
 # Copyright (c) 2026, Stillframe contributors
 # GNU General Public License v2.0 or later, so v3.0 too (see LICENSES/GPL-2.0-or-later.txt)
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Changing the place of two directories in one step (renameat2(2), Linux 3.15): both names are there at every moment."""
+"""Changing the place of two files, or directories, in one step (renameat2(2), Linux 3.15): both names are there at every moment."""
 
 from __future__ import annotations
 
@@ -22,6 +22,6 @@ def exchange(one: str, other: str) -> None:
     except OSError as error:
         if error.errno in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
             raise ImagesError(
-                f"the filesystem of {one} cannot let two directories change places (renameat2); keep the dumps on ext4, xfs, btrfs or tmpfs"
+                f"the filesystem of {one} cannot let two names change places (renameat2); ext4, xfs, btrfs and tmpfs can"
             ) from error
         raise
