@@ -34,7 +34,7 @@ class Mount(NamedTuple):
 
 def of_thread(pid: int, tid: int) -> Tuple[Member, ...]:
     """Return the cgroups of thread TID of PID, sorted by hierarchy. Raises OSError."""
-    rows = (line.split(":", 2) for line in procfs.text(f"/proc/{pid}/task/{tid}/cgroup").splitlines())
+    rows = (line.split(":", 2) for line in procfs.lines(f"/proc/{pid}/task/{tid}/cgroup"))
     return tuple(sorted(Member(hierarchy, path) for _number, hierarchy, path in rows))
 
 
@@ -42,7 +42,7 @@ def mounts(yard: str = "") -> Dict[str, Mount]:
     """Return where each hierarchy is mounted, by its name; if YARD is given, only what is mounted below that directory."""
     above = os.path.join(os.path.realpath(yard), "") if yard else "/"
     found: Dict[str, Mount] = {}
-    for line in procfs.text("/proc/self/mountinfo").splitlines():
+    for line in procfs.lines("/proc/self/mountinfo"):
         place, _dash, filesystem = line.partition(" - ")
         kind, _source, options = filesystem.split(" ", 2)
         root, directory = (_plain(word) for word in place.split(" ")[3:5])

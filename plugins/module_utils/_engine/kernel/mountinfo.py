@@ -39,7 +39,7 @@ class Mount(NamedTuple):
 def mounts(path: str = "/proc/self/mountinfo") -> List[Mount]:
     """Return the mounts that PATH lists. Raises OSError."""
     with open(path, "rb") as file:
-        return [_mount(line) for line in file.read().splitlines()]
+        return [_mount(line) for line in file.read().split(b"\n")[:-1]]  # names hold carriage returns as they are
 
 
 def _mount(line: bytes) -> Mount:

@@ -125,12 +125,15 @@ def _queue(thread: Tracee, call: str, queue: Any) -> None:
 
     One by one and not as a batch, since a batch leaves a signal unblocked, which might be one of these.
     """
-    ids = procfs.namespace_ids(thread.pid, thread.tid)
+    if not queue.signals:
+        return
+    own = procfs.thread_status(thread.pid, thread.tid)
+    ids = (own.own_pid, own.own_tid) if call == "rt_tgsigqueueinfo" else (own.own_pid,)
     room = thread.open_scratch().table
     for entry in queue.signals:
         procfs.write_memory(thread.pid, room, entry.siginfo)
         (number,) = struct.unpack_from("<i", entry.siginfo)
         try:
-            thread.single(call, *(ids if call == "rt_tgsigqueueinfo" else ids[:1]), number, room)
+            thread.single(call, *ids, number, room)
         except OSError as error:
             raise refusal(thread, f"pending signal {number}", error) from error

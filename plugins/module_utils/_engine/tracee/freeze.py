@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import time
@@ -165,11 +166,8 @@ class FrozenTree:
             return []
 
     def _seize(self, pid: int, tid: int) -> Optional[Tracee]:
-        options = ptrace.O_SYSGOOD
         try:
-            if procfs.status(pid, tid).get("Seccomp", "0") != "0":
-                options |= ptrace.PTRACE_O_SUSPEND_SECCOMP
-            ptrace.seize(tid, options)
+            options = _seize_without_seccomp(pid, tid)
             ptrace.interrupt(tid)
         except (ProcessLookupError, FileNotFoundError):
             return None  # it ended meanwhile
@@ -238,6 +236,19 @@ class FrozenTree:
         for tracee in ordered:
             while ptrace.wait(tracee.tid).stopped:
                 ptrace.cont(tracee.tid)
+
+
+def _seize_without_seccomp(pid: int, tid: int) -> int:
+    """Seize a thread with its seccomp suspended, which takes CAP_SYS_ADMIN; one that has none also without. Returns the options."""
+    options = ptrace.O_SYSGOOD | ptrace.PTRACE_O_SUSPEND_SECCOMP
+    try:
+        ptrace.seize(tid, options)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EINVAL) or procfs.status(pid, tid).get("Seccomp", "0") != "0":
+            raise
+        options = ptrace.O_SYSGOOD
+        ptrace.seize(tid, options)
+    return options
 
 
 def _waits_for_child(pid: int) -> bool:

@@ -94,8 +94,6 @@ class Tracee:
         self.resume_signal = 0
         """The signal to deliver when the thread goes on: one that came while it made our calls."""
         self._children: List[int] = []
-        self._numbers: Optional[Tuple[int, int]] = None
-        """Process and thread as their own PID namespace numbers them, None when not asked for yet."""
 
     def registers(self) -> arch.Registers:
         """Return the general registers."""
@@ -294,8 +292,8 @@ class Tracee:
         """Set the thread at the start of the loop over CALLS, and back to where it was."""
         scratch = self.open_scratch()
         own, mask = self.registers(), ptrace.get_sigmask(self.tid)
-        bell = self._bell()
-        table = Table([*calls, self._bell_call(bell)], scratch.table)
+        bell, ring = self._bell()
+        table = Table([*calls, ring], scratch.table)
         frame, stack = arch.signal_frame(own, mask, ptrace.get_regset(self.tid, ptrace.NT_X86_XSTATE), scratch.frame)
         content = table.pack()
         procfs.write_memory(self.pid, scratch.frame, frame)
@@ -307,21 +305,16 @@ class Tracee:
         finally:
             self._put_back(own, mask)
 
-    def _bell(self) -> int:
-        """Return the number of a signal that nothing awaits now."""
+    def _bell(self) -> Tuple[int, Call]:
+        """Return the number of a signal that nothing awaits now, and the call by which the thread sends it to itself."""
         status = procfs.thread_status(self.pid, self.tid)
         busy = status.pending | status.shared_pending
         free = [bell for bell in _BELLS if not busy >> bell - 1 & 1]
         if not free:
             raise KernelError(f"thread {self.tid} has all of SIGURG, SIGWINCH and SIGCHLD pending; try again later")
-        return min(free, key=lambda bell: status.caught >> bell - 1 & 1)
-
-    def _bell_call(self, bell: int) -> Call:
-        if self._numbers is None:
-            self._numbers = procfs.namespace_ids(self.pid, self.tid)
-        pid, tid = self._numbers
-        info = struct.pack("<iiiiiiQ", bell, 0, _SI_QUEUE, 0, pid, 0, _BELL_MARK).ljust(ptrace.SIGINFO_SIZE, b"\0")
-        return Call("rt_tgsigqueueinfo", (pid, tid, bell, info))
+        bell = min(free, key=lambda bell: status.caught >> bell - 1 & 1)
+        info = struct.pack("<iiiiiiQ", bell, 0, _SI_QUEUE, 0, status.own_pid, 0, _BELL_MARK).ljust(ptrace.SIGINFO_SIZE, b"\0")
+        return bell, Call("rt_tgsigqueueinfo", (status.own_pid, status.own_tid, bell, info))
 
     def _run_to_bell(self, bell: int) -> None:
         while not self._run_on(bell):

@@ -72,7 +72,8 @@ class WayBack:
 def lay(pid: int, gadgets: Gadgets, own: arch.Registers, mask: int, xstate: bytes) -> Optional[WayBack]:
     """Return the way back to the registers OWN and the signal MASK; None where the task has no means or its stack no room for one."""
     content, address, stack = _frame(gadgets, own, mask, xstate)
-    room = any(area.start <= address and own.sp <= area.end and "w" in area.perms for area in procfs.maps(pid))
+    area = procfs.area_at(pid, address)
+    room = area is not None and own.sp <= area.end and "w" in area.perms
     return WayBack(pid, gadgets.call, stack, address, content) if room and all(gadgets) else None
 
 
