@@ -41,7 +41,7 @@ class Sandbox:
     def enter(self, *command: object, before: str = "") -> int:
         """Start COMMAND in a sandbox, in which the shell commands BEFORE were run; return its PID."""
         script = f'{before}\nexec sh {PROGRAMS}/sandbox.sh "$@"'
-        words = ["unshare", "--mount", "--propagation", "slave", "sh", "-ec", script, "sh", self.private, self.state, *command]
+        words = ["unshare", "--uts", "--mount", "--propagation", "slave", "sh", "-ec", script, "sh", self.private, self.state, *command]
         with open(self.state / "errors", "wb") as errors:
             return self.lab.spawn(list(map(str, words)), stderr=errors, env=os.environ | {"GLIBC_TUNABLES": "glibc.pthread.rseq=0"}).pid
 
@@ -240,7 +240,7 @@ def test_other_namespaces_of_a_dump_are_refused_by_name(lab: Lab) -> None:
 def test_redis_in_a_sandbox(sandbox: Sandbox) -> None:
     path = sandbox.state / "redis.sock"
     words = ("--port", "0", "--unixsocket", path, "--dir", "/tmp", "--appendonly", "yes", "--save", "")
-    pid = sandbox.enter(shutil.which("redis-server") or "", *words)
+    pid = sandbox.enter(shutil.which("redis-server") or "", *words, before="echo of-redis >/proc/sys/kernel/hostname")
 
     def ask(command: str) -> str:
         with socket.socket(socket.AF_UNIX) as client:
@@ -263,3 +263,4 @@ def test_redis_in_a_sandbox(sandbox: Sandbox) -> None:
         assert ask("SET key three") == "+OK\r\n"
         log = sandbox.private / "tmp/appendonlydir/appendonly.aof.1.incr.aof"
         until(lambda log=log: "three" in log.read_text(), "it does not write its log")  # type: ignore[misc]
+        assert subprocess.check_output(["nsenter", "--target", str(pid), "--uts", "hostname"]) == b"of-redis\n"

@@ -185,7 +185,7 @@ KINDS = {
     "netlink": ("fd 50", "netlink"),
     "pty": ("fd 50", "terminal"),
     "system_v": ("mapping", "a part of segment"),
-    "namespace": ("namespace", "UTS"),
+    "namespace": ("namespace", "IPC"),
     "lock": ("lock", "lock"),
     "ghost": ("fd 50", "ghost|unlinked|deleted"),
 }

@@ -34,7 +34,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "unix: pairs", "unix: named and listening", "unix: clients that wait", "unix: descriptors and credentials in flight",
         "TCP: listening", "TCP: established", "TCP: being opened", "TCP: closing, closed", "UDP", "UDP-lite, raw, packet", "netlink",
     ),
-    "outside": ("external resources", "mount namespace of a sandboxed service"),
+    "outside": ("external resources", "mount namespace of a sandboxed service", "host name of its own"),
 }  # fmt: skip
 KINDS = tuple(kind for kinds in GROUPS.values() for kind in kinds)
 
@@ -70,6 +70,7 @@ IMAGES: dict[str, tuple[str, ...]] = {
     "mm": ("guard regions", "asynchronous I/O", "huge pages", "vDSO of another kernel build"),
     "pagemap": ("pages shared with the parent",),
     "netlinksk": ("netlink",),
+    "utsns": ("host name of its own",),
 }  # fmt: skip
 """What is in each kind of image."""
 

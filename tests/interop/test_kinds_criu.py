@@ -64,6 +64,7 @@ CASES = (
         lost_in_dump=("poll(", "nanosleep("),
     ),
     Case("registers", ("general, vector and x87 registers",)),
+    Case("host_name", ("host name of its own",), arguments=("host", "domain")),
     Case(
         "identity",
         ("users and groups", "capabilities, securebits, no_new_privs", "umask, niceness, scheduling, oom score", "limits"),

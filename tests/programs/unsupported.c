@@ -90,7 +90,7 @@ static void pty(void)
 
 static void namespace(void)
 {
-	MUST(unshare(0x04000000)); /* CLONE_NEWUTS */
+	MUST(unshare(0x08000000)); /* CLONE_NEWIPC */
 }
 
 

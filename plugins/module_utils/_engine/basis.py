@@ -11,7 +11,6 @@ from typing import Container, Optional, Protocol, Tuple
 from .creation import carry_out
 from .errors import RestoreError
 from .images.chain import Chain, open_chain
-from .kernel.clone import CLONE_NEWNS
 from .options import RestoreOptions
 from .resources import pstree, zombies
 from .resources.cgroups import CgroupsRestore
@@ -94,8 +93,8 @@ class Anew:
             root = self.stubs.create_root(pstree.first(source.hierarchy, options.shell_job), inherited.descriptors, options.restore_sibling)
             family.clear(root)
             root.call("close_range", 0, inherited.descriptors[0] - 1, 0)
-            if inherited.namespace >= 0:
-                root.call("setns", inherited.namespace, CLONE_NEWNS)
+            for namespace, kind in inherited.namespaces:
+                root.call("setns", namespace, kind)
         except OSError as error:
             raise _not_created(error) from error
         return _Anew(self.stubs, source, options, files, family)

@@ -22,7 +22,7 @@ from .images.schema import message
 from .kernel import procfs
 from .options import DumpOptions, no_hook
 from .parent import open_parent, reading_parent
-from .resources import attributes, clocks, core, numa, preflight, pstree, sharing, zombies
+from .resources import attributes, clocks, core, numa, preflight, pstree, sharing, uts, zombies
 from .resources.cgroup_roots import Roots
 from .resources.files.dump import FilesDump
 from .resources.files import kept
@@ -33,6 +33,7 @@ from .resources.memory import aio, guard, locked, mapping, names, seal, sysv, vd
 from .resources.memory.dump import MemoryDump, require_freeze
 from .resources.memory.mm import dump_mm
 from .resources.mounts.dump import MountsDump
+from .resources.uts import UtsDump
 from .results import DumpPlan, DumpResult
 from .stats import write_dump_stats
 from .target import check_target
@@ -67,6 +68,7 @@ class Work:
     clock: Clock
     common: core.Tables
     kept: FilesKept = field(default_factory=FilesKept)
+    uts: UtsDump = field(default_factory=UtsDump)
 
 
 def dump(options: DumpOptions, log: logging.Logger) -> DumpResult:
@@ -197,6 +199,7 @@ def _obstacles_of(options: DumpOptions, pids: Sequence[int], trackers: Trackers)
     obstacles += sysv.obstacles(surveys)
     with MountsDump(options) as mounts:
         obstacles += mounts.obstacles(pids)
+    obstacles += uts.obstacles(pids)
     with FilesDump(options, trackers.own_descriptors(pids)) as files:
         obstacles += files.preflight(pids) + kept.obstacles(pids, options.files)
         return obstacles, files.warnings()
@@ -205,6 +208,7 @@ def _obstacles_of(options: DumpOptions, pids: Sequence[int], trackers: Trackers)
 def collect(work: Work, tree: FrozenTree) -> List[TaskImages]:
     """Read what changes, in the stop, but for late files. Raises UnsupportedError when something came up that cannot be carried."""
     work.mounts.collect(tree.pids)
+    work.uts.collect(tree.pids)
     work.files.collect(tree.pids)
     collected = [_collect_task(work, task) for task in tree.tasks]
     work.sysv.check()
@@ -252,11 +256,12 @@ def write(
     """Write all images and make them a dump; FS_IDS as `sharing` has them. Raises ImagesError."""
     options, images = work.options, work.directory.images
     pages, common = work.memory.write_images(), work.common
+    namespaces = {**work.mounts.ids(), **work.uts.ids()}
     for number, task in enumerate(tasks, start=1):
         task.mm.vmas.extend(work.memory.guards(task.pid))
         images.write(f"mm-{task.pid}", [task.mm])
         images.write(f"fs-{task.pid}", [task.fs])
-        images.write(f"ids-{task.pid}", [task_ids(number, work.files.files_id(task.pid), fs_ids[task.pid], work.mounts.ids())])
+        images.write(f"ids-{task.pid}", [task_ids(number, work.files.files_id(task.pid), fs_ids[task.pid], namespaces)])
         for name, entry in core.images(task.state, common):
             images.write(name, [entry])
     for zombie in ended:
@@ -264,6 +269,7 @@ def write(
     common.write(images)
     work.files.write(images)
     work.mounts.write(images)
+    work.uts.write(images)
     work.sysv.write(images)
     pstree.write(images, hierarchy)
     work.trackers.explain()

@@ -21,7 +21,7 @@ from .images.chain import open_chain
 from .images.pagemap import PAGE_SIZE
 from .options import RestoreOptions
 from .release import Release
-from .resources import clocks, core, numa, numbers, pstree, seccomp, sharing, zombies
+from .resources import clocks, core, numa, numbers, pstree, seccomp, sharing, uts, zombies
 from .resources.cgroup_roots import Roots
 from .resources.cgroups import CgroupsRestore
 from .resources.files.put_back import FilesPutBack
@@ -189,6 +189,7 @@ def find_obstacles(
         obstacles += seal.check(images.pid, images.mm.vmas) + numa.check(images.pid, images.mm.vmas)
     obstacles += hugetlb.check(source.chain.top.images, [(task.mm, task.extents) for task in source.tasks], SYSV_IMAGE)
     obstacles += aio.check([task.mm for task in source.tasks])
+    obstacles += uts.check(source.chain.top.images, [task.pid for task in source.tasks])
     return obstacles + (mounts.check() or mounts.run(files.check))
 
 

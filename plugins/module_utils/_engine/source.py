@@ -13,8 +13,9 @@ from .chains.soundness import check_tasks
 from .errors import ChainError, UsageError
 from .images.chain import Chain, Extent
 from .images.shared_objects import VMA_ANON_SHARED, VMA_AREA_SYSVIPC, object_sizes
+from .kernel.clone import CLONE_NEWNS, CLONE_NEWUTS
 from .options import RestoreOptions
-from .resources import attributes, pstree, seccomp, zombies
+from .resources import attributes, pstree, seccomp, uts, zombies
 from .resources.files.restore import FilesRestore
 from .resources.memory import mapping
 from .resources.memory.shared import fill as fill_object
@@ -117,9 +118,11 @@ class Inherited:
         opened = [files.local(one.file_id) for task in source.tasks for one in files.descriptors(task.files_id)]
         programs = [files.local(file_id) for task in source.tasks for file_id in (task.mm.exe_file_id, task.fs.cwd_id, task.fs.root_id)]
         namespace = mounts.descriptor()
-        self.namespace = files.keep(namespace) if namespace is not None else -1
-        """A descriptor of the mount namespace that the tree is to have, -1 when that is ours."""
-        wanted = {*mapped, *opened, *programs, *files.inherited(), *self.pages.values(), *self._shared.values(), self.namespace}
+        names = uts.make(source.chain.top.images, [task.pid for task in source.tasks])
+        self.namespaces = tuple((files.keep(fd), kind) for fd, kind in ((namespace, CLONE_NEWNS), (names, CLONE_NEWUTS)) if fd is not None)
+        """A descriptor of each namespace that the tree is to have and that is not ours, with its CLONE_NEW… flag."""
+        given = [fd for fd, _kind in self.namespaces]
+        wanted = {*mapped, *opened, *programs, *files.inherited(), *self.pages.values(), *self._shared.values(), *given}
         self.descriptors = tuple(sorted(wanted - {-1}))
         """All of them: above every number that a task wants for its own."""
 

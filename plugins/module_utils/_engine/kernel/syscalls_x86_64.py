@@ -101,6 +101,8 @@ NUMBERS: Mapping[str, int] = {
     "chroot": 161,
     "mount": 165,
     "umount2": 166,
+    "sethostname": 170,
+    "setdomainname": 171,
     "gettid": 186,
     "futex": 202,
     "sched_setaffinity": 203,

@@ -14,7 +14,9 @@ from ..kernel.kcmp import KCMP_SIGHAND, KCMP_VM, kcmp
 from . import credentials, scheduling, seccomp, timers
 
 _EI_CLASS, _ELFCLASS64 = 4, 2  # elf(5)
-_NAMESPACE_NAMES = {"net": "network", "ipc": "IPC", "uts": "UTS", "pid": "PID"}
+_NAMESPACE_NAMES = {"net": "network", "ipc": "IPC", "pid": "PID"}
+_CARRIED = ("mnt", "uts")
+"""The namespaces that a tree may have for its own."""
 _SHARED = {"memory": KCMP_VM, "signal handlers": KCMP_SIGHAND}
 
 
@@ -71,7 +73,7 @@ def _same(pid: int, parent: int, kind: int) -> bool:
 
 def _namespaces(pid: int) -> Iterator[Obstacle]:
     for name in sorted(os.listdir("/proc/self/ns")):
-        if name != "mnt" and os.readlink(f"/proc/{pid}/ns/{name}") != os.readlink(f"/proc/self/ns/{name}"):
+        if name not in _CARRIED and os.readlink(f"/proc/{pid}/ns/{name}") != os.readlink(f"/proc/self/ns/{name}"):
             kind = _NAMESPACE_NAMES.get(name, name)
             yield Obstacle(pid, f"{kind} namespace", "it is not that of the engine", "run the engine inside it (nsenter)")
 

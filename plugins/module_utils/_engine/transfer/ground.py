@@ -21,7 +21,6 @@ from ..errors import MoveError, RestoreError
 from ..images.chain import Chain
 from ..images.pagemap import PAGE_SIZE
 from ..images.ranges import Range
-from ..kernel.clone import CLONE_NEWNS
 from ..options import RestoreOptions
 from ..resources import attributes, pstree, sharing, zombies
 from ..resources.cgroups import CgroupsRestore
@@ -176,9 +175,9 @@ class Ground:
                 if task.files_id not in given:
                     given.add(task.files_id)
                     _give(self.stubs.leaders[task.pid], inherited.descriptors)
-            if inherited.namespace >= 0:
+            for namespace, kind in inherited.namespaces:
                 for task in source.tasks:
-                    self.stubs.leaders[task.pid].call("setns", inherited.namespace, CLONE_NEWNS)
+                    self.stubs.leaders[task.pid].call("setns", namespace, kind)
             for step in pstree.creation_plan(source.hierarchy, options.shell_job):
                 subject = step.argument if step.call in (pstree.FORK, pstree.FORK_BESIDE) else step.actor
                 if subject in source.zombies:

@@ -19,7 +19,7 @@ from ...kernel.mountinfo import Mount, mounts
 from ...options import DumpOptions
 from . import content
 from .difference import Tree, alike, compare
-from .inside import Inside, inside_of, is_ours, namespace_of
+from .inside import Inside, inside_of, is_ours, namespaces_of
 from .record import BIND, INHERITED, NEW, PART, Directory, Record, kernel_device, to_entry
 
 NAMESPACE_ID = 9
@@ -72,7 +72,7 @@ class MountsDump:
 
     def _look(self, pids: Sequence[int], keep: bool) -> list[Obstacle]:
         try:
-            found = _namespaces(pids)
+            found = namespaces_of(pids, "mnt")
             if len(found) > 1:
                 why = "processes or threads of the tree have different ones"
                 return [Obstacle(pid, "mount namespace", why, "dump each part by itself") for pid in list(found.values())[1:]]
@@ -115,18 +115,6 @@ class MountsDump:
                 self._archives[record.content] = inside.run(content.pack, root)
         finally:
             os.close(root)
-
-
-def _namespaces(pids: Sequence[int]) -> dict[str, int]:
-    """Return the mount namespaces of PIDS and their threads, each with one of its processes; ended ones are left out."""
-    found: dict[str, int] = {}
-    for pid in pids:
-        try:
-            for tid in procfs.threads(pid):
-                found.setdefault(namespace_of(pid, tid), pid)
-        except procfs.GONE:
-            continue
-    return found
 
 
 class _Records:

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Callable
 
+from ...kernel import procfs
 from ...kernel.mount import enter_namespace
 
 
@@ -62,6 +64,18 @@ def is_ours(pid: int, tid: int = 0) -> bool:
     return namespace_of(pid, tid) == os.readlink("/proc/self/ns/mnt")
 
 
-def namespace_of(pid: int, tid: int = 0) -> str:
-    """Return what tells the mount namespace of PID, or of its thread TID, from others. Raises OSError."""
-    return os.readlink(f"/proc/{pid}/task/{tid or pid}/ns/mnt")
+def namespace_of(pid: int, tid: int = 0, kind: str = "mnt") -> str:
+    """Return what tells the mount namespace of PID, or of its thread TID, from others; or one of another KIND. Raises OSError."""
+    return os.readlink(f"/proc/{pid}/task/{tid or pid}/ns/{kind}")
+
+
+def namespaces_of(pids: Sequence[int], kind: str) -> dict[str, int]:
+    """Return the namespaces of a KIND of PIDS and their threads, each with one of its processes; ended ones are left out."""
+    found: dict[str, int] = {}
+    for pid in pids:
+        try:
+            for tid in procfs.threads(pid):
+                found.setdefault(namespace_of(pid, tid, kind), pid)
+        except procfs.GONE:
+            continue
+    return found

@@ -16,6 +16,7 @@ from typing import Any
 from ...errors import Obstacle, RestoreError
 from ...images.image import ImagesDir
 from ...kernel.mount import new_namespace
+from ..uts import carries as carries_names
 from .build import Builder
 from .inside import Inside
 from .private import PrivateDirectories
@@ -98,9 +99,13 @@ class MountsRestore:
             ids: Any = self._images.read(f"ids-{pid}")[0]
             for name in _NAMESPACES:
                 number, own = (getattr(one, f"{name}_ns_id") for one in (ids, inventory.root_ids))
-                if number and own and number != own and not (name == "mnt" and self._read(number)):
+                if number and own and number != own and not self._carried(name, number):
                     why = "it was not that of the dump's maker, and such a namespace is not restored yet"
                     yield Obstacle(pid, f"{_NAMES.get(name, name)} namespace", why, "restore it with CRIU")
+
+    def _carried(self, name: str, number: int) -> bool:
+        """Tell whether namespace NUMBER, of the kind that is called NAME in /proc, is one that can be made."""
+        return name == "mnt" and self._read(number) or name == "uts" and carries_names(self._images, number)
 
     def _read(self, number: int) -> bool:
         """Read the mounts of namespace NUMBER; return whether it is one that we can make."""
