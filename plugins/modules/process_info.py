@@ -13,6 +13,14 @@ version_added: 0.1.0
 description:
   - Tells the processes of a tree, the memory that they have, the addresses that they listen on, and what stands in the way of a dump.
   - Reads C(/proc) only. Nothing is stopped.
+options:
+  carry_files:
+    description:
+      - Files that are to move along, as O(stillframe.checkpoint.migrate#module:carry_files) takes them. RV(needs) then has them among
+        what is to come, and not among what is to be there.
+    type: list
+    elements: str
+    default: []
 extends_documentation_fragment:
   - stillframe.checkpoint._attributes
   - stillframe.checkpoint._attributes.info_module
@@ -194,6 +202,11 @@ needs:
       type: list
       elements: list
       sample: [["/var/log/redis/redis-server.log", 4096, 1767225600000000000, true]]
+    carried:
+      description: The path, size, inode, device and shared filesystem of each of O(carry_files).
+      type: list
+      elements: list
+      sample: [["/var/lib/redis/dump.rdb", 4096, 1048601, 65025, ""]]
     ports:
       description: The protocol, address and port of everything that it listens on.
       type: list
@@ -213,13 +226,16 @@ def work(module: AnsibleModule) -> Outcome:
     from ansible_collections.stillframe.checkpoint.plugins.module_utils._engine.transfer import needs
 
     found = process_info(find_tree(module.params))
-    wanted = needs.look([task.pid for task in found.tasks]).values()
-    return Outcome(False, {**as_dict(found), "needs": wanted})
+    from ansible_collections.stillframe.checkpoint.plugins.module_utils._engine.transfer.carried import CarriedFiles
+
+    pids = [task.pid for task in found.tasks]
+    carried, _refused = CarriedFiles(module.params["carry_files"], found.pid).look(pids)
+    return Outcome(False, {**as_dict(found), "needs": needs.look(pids, carried=carried).values()})
 
 
 def main() -> None:
     """Run the module."""
-    run(work, dict(_argspecs.PROCESS), _deps.TRACING)
+    run(work, {**_argspecs.PROCESS, "carry_files": {"type": "list", "elements": "str", "default": []}}, _deps.TRACING)
 
 
 if __name__ == "__main__":

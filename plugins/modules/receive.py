@@ -173,7 +173,7 @@ import json
 import os
 import socket
 from contextlib import contextmanager, suppress
-from typing import Any, Dict, Iterator, Optional
+from typing import Any, Dict, Iterator, List, Optional
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -213,19 +213,20 @@ def work(module: AnsibleModule) -> Outcome:
     options = engine_options(ReceiveTreeOptions, params, log)
     with listen(params["address"], params["port"]) as listener:
         if module.check_mode:
-            _refuse(params["needs"])
+            _refuse(params["needs"], params["accept_files"])
             return Outcome(True, {})
         with _said(params["ready_file"], listener):
             result = receive(options, acceptor(listener, tls, log.logger), log.logger)
     return Outcome(result is not None, result or {})
 
 
-def _refuse(wanted: Optional[Dict[str, Any]]) -> None:
-    """Raise UnsupportedError with all of WANTED that is not here."""
-    from ansible_collections.stillframe.checkpoint.plugins.module_utils._engine.transfer import lacks
+def _refuse(wanted: Optional[Dict[str, Any]], accepted: List[str]) -> None:
+    """Raise UnsupportedError with all of WANTED that is not here, of files that are to come what is not ACCEPTED or has no room."""
+    from ansible_collections.stillframe.checkpoint.plugins.module_utils._engine.transfer import preflight
+    from ansible_collections.stillframe.checkpoint.plugins.module_utils._engine.transfer.arriving import ArrivingFiles
     from ansible_collections.stillframe.checkpoint.plugins.module_utils._engine.transfer.needs import Needs
 
-    found = lacks.obstacles(Needs.read(wanted)) if wanted else []
+    found = preflight.lacking(Needs.read(wanted), ArrivingFiles(accepted, "none"))[0] if wanted else []
     if found:
         raise UnsupportedError(found)
 

@@ -5,16 +5,22 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from _engine.transfer import needs
+from _engine.transfer.arriving import ArrivingFiles
+from _engine.transfer.carried import CarriedFiles
+from _engine.transfer.preflight import lacking
 
 import moving
+from look import tree
 from victim import PROGRAMS, Lab, Victim, until
 
 _NAMES = ("log", "data", "mapped")
@@ -210,3 +216,18 @@ def test_files_on_storage_that_both_hosts_see_are_left_alone(lab: Lab) -> None:
         assert arrived(clerk, there).ask() == "ok" and inodes(scene.data) == numbers
     finally:
         there.end()
+
+
+def test_which_files_cannot_come_is_known_beforehand(scene: Scene) -> None:
+    pids = tree(scene.clerk().pid)
+    carried, refused = CarriedFiles(["open"], pids[0]).look(pids)
+    assert not refused and {one.path for one in carried} >= {str(scene.data / name) for name in _NAMES}
+    told = json.loads(json.dumps(needs.look(pids, carried=carried).values()))
+    assert not {one.path for one in carried} & {one[0] for one in told["files"]}
+    wanted = replace(needs.Needs.read(told), numbers=(), ports=())  # they are in use here, but not elsewhere
+    assert lacking(wanted, ArrivingFiles([], "none")) == ([], [one.path for one in carried])
+    wanted = replace(wanted, boot="that of another kernel")
+    assert lacking(wanted, ArrivingFiles([str(scene.data)], "none")) == ([], [])
+    found, there = lacking(wanted, ArrivingFiles([str(scene.data / "log")], "none"))
+    assert there == [] and {one.where for one in found} == {one.path for one in carried} - {str(scene.data / "log")}
+    assert all("accept_files" in one.remedy for one in found)

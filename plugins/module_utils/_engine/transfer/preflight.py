@@ -99,11 +99,16 @@ def answer(link: Link, files: ArrivingFiles) -> None:
     Raises MoveError when it lacks anything.
     """
     wanted = needs.Needs.read(unpack(link.expect(NEEDS)))
-    there = files.there(wanted.carried, wanted.boot)
-    found = lacks.obstacles(wanted) + files.obstacles([one for one in wanted.carried if one.path not in there])
+    found, there = lacking(wanted, files)
     link.send(OBSTACLES, pack({"obstacles": needs.to_values(found), "warnings": lacks.warnings(wanted), "there": there}))
     if found:
         raise needs.refused(found)
+
+
+def lacking(wanted: needs.Needs, files: ArrivingFiles) -> tuple[list[Obstacle], list[str]]:
+    """Return what of WANTED is not to be had here, and which of the files that are to be carried need not come as FILES do."""
+    there = files.there(wanted.carried, wanted.boot)
+    return lacks.obstacles(wanted) + files.obstacles([one for one in wanted.carried if one.path not in there]), there
 
 
 def measure(link: Link) -> int:
