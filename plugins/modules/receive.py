@@ -66,6 +66,11 @@ options:
     type: list
     elements: path
     default: []
+  source_timeout:
+    description:
+      - Seconds until a source has to have come.
+    type: float
+    default: 30
   decision_timeout:
     description:
       - Seconds that a tree which is ready waits for a source that was lost before it decided. It goes on there then.
@@ -198,6 +203,7 @@ ARGUMENTS: _argspecs.ArgumentSpec = {
     "ready_file": {"type": "path"},
     "needs": {"type": "dict"},
     "accept_files": {"type": "list", "elements": "path", "default": []},
+    "source_timeout": {"type": "float", "default": 30},
     "decision_timeout": {"type": "float", "default": 30},
 }
 

@@ -217,6 +217,15 @@ def test_a_destination_that_is_killed_at_the_decision(lab: Lab, when: str) -> No
         there.end()
 
 
+def test_a_source_that_does_not_come(lab: Lab) -> None:
+    there = moving.host(lab, options={"source_timeout": 0.1})
+    try:
+        told = there.result()
+        assert told["kind"] == "MoveError" and told["error"].startswith("no source has come"), told
+    finally:
+        there.end()
+
+
 @pytest.mark.skipif(not shutil.which("openssl"), reason="no openssl here")
 def test_the_command_line_and_tls(lab: Lab) -> None:
     for name in ("source", "destination", "stranger"):

@@ -228,6 +228,8 @@ class ReceiveTreeOptions:
     track_mem: bool = False
     restore_sibling: bool = False
     file_validation: str = "buildid"
+    source_timeout: float = 30.0
+    """Seconds until a source has to have come."""
     link_timeout: float = 30.0
     decision_timeout: float = 30.0
     """Seconds that a tree which is ready waits for a lost source; less than the source's own."""

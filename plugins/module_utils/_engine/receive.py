@@ -62,7 +62,7 @@ def receive(options: ReceiveTreeOptions, accept: Connect, log: logging.Logger) -
     journal.tidy()
     while True:
         try:
-            link = Link(accept(options.link_timeout), options.link_timeout)
+            link = Link(accept(options.source_timeout), options.link_timeout)
         except OSError as error:
             raise MoveError(f"no source has come ({error}); see what keeps it, and whether the address and the port are right") from error
         with link:

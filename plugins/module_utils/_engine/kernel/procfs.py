@@ -80,8 +80,6 @@ class Stat(NamedTuple):
 PF_EXITING, PF_KTHREAD = 0x00000004, 0x00200000  # include/linux/sched.h
 _KILLED = 1 << signal.SIGKILL - 1
 _SIGNAL_SETS = re.compile("\n".join(f"{name}:\t(.+)" for name in ("SigPnd", "ShdPnd", "SigBlk", "SigIgn", "SigCgt")))
-
-
 _OWN_NUMBERS = re.compile(r"NStgid:.*\s(\d+)\nNSpid:.*\s(\d+)\n")
 _STATUS_LINE = re.compile(r"^(\w+):[ \t]*(.*)$", re.MULTILINE)
 _CHUNK = 1 << 14
