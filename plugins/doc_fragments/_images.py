@@ -85,6 +85,7 @@ options:
     description:
       - What is left out of the dump, because others give it at the restore (C(--inherit-fd) of the command line).
       - C(file[MNT_ID:INODE]) for a descriptor, both in hexadecimal, from C(/proc/PID/fdinfo) and C(stat).
+      - C(tty[RDEV:DEV]) for a terminal of others, both in hexadecimal, from C(stat).
       - C(unix[INODE]) for the connection of a unix socket to a process outside of the tree. Once restored, and given by nobody, the
         socket is as if the other end had been closed.
     type: list

@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -116,3 +117,51 @@ def test_what_others_hold_is_given_again(lab: Lab, talker: Talker) -> None:
     lab.end(talker.pid)
     (lab.folder / "new").write_text("of a new file")
     talk(talker, engine("restore", "--images-dir", images, "--restore-detached"), lab.folder / "new")
+
+
+WRITER = """
+import os, signal, sys
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+open("ready", "w").close()
+while True:
+    signal.sigwait({signal.SIGUSR1})
+    os.write(int(sys.argv[1]), b"to the terminal")
+"""
+
+
+@contextmanager
+def writer(lab: Lab) -> Iterator[tuple[int, str]]:
+    """Start a process that writes to a terminal of ours at each SIGUSR1; provide its PID and the terminal's name."""
+    master, slave = os.openpty()
+    try:
+        process = lab.spawn([sys.executable, "-c", WRITER, str(slave)], pass_fds=(slave,), cwd=lab.folder)
+        until((lab.folder / "ready").exists, "the writer does not start")
+        status = os.fstat(slave)
+        yield process.pid, f"tty[{status.st_rdev:x}:{status.st_dev:x}]"
+    finally:
+        os.close(master)
+        os.close(slave)
+
+
+def give_terminal(pid: int, terminal: str, restore: Sequence[str]) -> None:
+    """Restore process PID by a command, with another TERMINAL, and see that it writes to that."""
+    master, slave = os.openpty()
+    try:
+        words = [*restore, f"--inherit-fd=fd[{slave}]:{terminal}"]
+        done = subprocess.run(words, pass_fds=(slave,), capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+        assert done.returncode == 0, done.stderr
+        os.kill(pid, signal.SIGUSR1)
+        assert select.select([master], [], [], PATIENCE)[0] and os.read(master, 100) == b"to the terminal"
+    finally:
+        os.close(master)
+        os.close(slave)
+
+
+def test_a_terminal_of_others_is_given_again(lab: Lab) -> None:
+    images = lab.images("1")
+    with writer(lab) as (pid, terminal):
+        assert lab.engine("dump", "--tree", pid, "--images-dir", images).returncode
+        lab.run("dump", "--tree", pid, "--images-dir", images, "--external", terminal)
+    left = sentence(lab.engine("restore", "--images-dir", images, "--restore-detached"))
+    assert terminal in left and "--inherit-fd" in left
+    give_terminal(pid, terminal, engine("restore", "--images-dir", images, "--restore-detached"))

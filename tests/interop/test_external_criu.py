@@ -14,7 +14,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1] / "integration"))
-from test_external import Talker, start, talk  # noqa: E402
+from test_external import Talker, give_terminal, start, talk, writer  # noqa: E402
 from victim import Lab, become_subreaper, children  # noqa: E402
 from victims import CRIU, PROGRAMS, run  # noqa: E402
 
@@ -48,3 +48,14 @@ def test_external_resources_go_both_ways(lab: Lab, talker: Talker, dumper: str, 
     (lab.folder / "new").write_text("of a new file")
     options = ["--images-dir", str(images), "--restore-detached", "--log-file", "restore.log", "-v4"]
     talk(talker, [*PROGRAMS[restorer], "restore", *options], lab.folder / "new")
+
+
+@pytest.mark.kind("external resources")
+@pytest.mark.parametrize(("dumper", "restorer"), [("criu", "stillframe"), ("stillframe", "criu")])
+def test_a_terminal_of_others_goes_both_ways(lab: Lab, dumper: str, restorer: str) -> None:
+    images = lab.images("1")
+    with writer(lab) as (pid, terminal):
+        run(dumper, "dump", images, "--tree", str(pid), "--external", terminal)
+    lab.reap()
+    options = ["--images-dir", str(images), "--restore-detached", "--log-file", "restore.log", "-v4"]
+    give_terminal(pid, terminal, [*PROGRAMS[restorer], "restore", *options])

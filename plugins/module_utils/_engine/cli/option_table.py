@@ -148,7 +148,7 @@ STATE = (
     _supported("skip-in-flight", FLAG, "let go the TCP connections that nobody has accepted yet", twin=True),
     _supported("ext-unix-sk", OPTIONAL, "allow unix sockets whose peer is outside the tree", "x"),
     _supported("irmap-scan-path", VALUE, "search below PATH for watched files that have no known path; may be repeated", metavar="PATH"),
-    _supported("external", VALUE, "file[MNT_ID:INODE] or unix[INODE]: leave it out, for others to give it; may be repeated", metavar="RES"),
+    _supported("external", VALUE, "file[MNT_ID:INODE], tty[RDEV:DEV] or unix[INODE]: leave it out, for others to give it", metavar="RES"),
     _supported("inherit-fd", VALUE, "fd[N]:RES: use descriptor N for the pipe, socket, file or path RES; may be repeated", metavar="RES"),
     _supported("ghost-limit", VALUE, "largest unlinked file kept in the images; K, M or G may follow (default: 1M)", metavar="SIZE"),
     _supported("link-remap", FLAG, "give files that are no longer under their path a name, link_remap.N, until the restore", twin=True),
@@ -217,7 +217,7 @@ HARMLESS_OPTIONS = (
 
 _NAMESPACES = "a tree is restored in the namespaces of the caller"
 _CGROUPS = "cgroups are used where they are mounted, with the properties that CRIU takes by itself"
-_EXTERNAL = "mounts and devices outside the tree cannot be named; --external takes files and unix sockets"
+_EXTERNAL = "mounts and devices outside the tree cannot be named; --external takes files, terminals and unix sockets"
 _LSM = "a tree is restored in the security domain of the engine, and refused if it was in another"
 
 REFUSED_OPTIONS = (

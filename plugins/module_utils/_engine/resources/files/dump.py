@@ -21,7 +21,7 @@ from ..memory.shared import SharedObject
 from ..mounts.view import TreeView
 from .copies import CHANGED
 from .descriptor_limit import allow_descriptors
-from .external import External, entry_of
+from .external import External
 from .in_flight import InFlight, check_in_flight, is_made_late
 from .kind import Description, Entry, Kind, KindDump, OpenFile
 from .locks import LocksDump
@@ -364,7 +364,7 @@ class _Collection:
         if kind is None:
             raise UnsupportedError([unsupported(file)])
         if self._external.has_file(file):
-            self.add(kind.type, entry_of(self.file_id(file), file, read_owner(file)))
+            self.add(kind.type, self._external.entry(self.file_id(file), file, read_owner(file)))
             return
         try:
             self.add(kind.type, self._dump(kind).collect(Description(self.file_id(file), file, read_owner(file))))

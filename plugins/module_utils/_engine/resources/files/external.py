@@ -10,15 +10,19 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Mapping, Sequence
 
 from ...errors import Obstacle, UsageError
+from ...images.image import ImagesDir
 from ...images.schema import message
 from .in_flight import InFlight
 from .kind import Entry, OpenFile
 
-_EXTERNAL = re.compile(r"(file)\[([0-9a-f]+:[0-9a-f]+)\]|(unix)\[([0-9]+)\]")
+_EXTERNAL = re.compile(r"(file|tty)\[([0-9a-f]+:[0-9a-f]+)\]|(unix)\[([0-9]+)\]")
 _INHERITED = re.compile(r"fd\[([0-9]+)\]:(.+)", re.DOTALL)
+_AS_GIVEN = (1 << 64) - 1
+"""The position of what CRIU is not to move in: a pipe or a terminal cannot be."""
 _GIVE = "give it to the restore: --inherit-fd fd[N]:"
 
 
@@ -26,13 +30,14 @@ class External:
     """What a dump leaves to others."""
 
     def __init__(self, given: Sequence[str]) -> None:
-        """GIVEN: each file[MNT_ID:INODE], both in hexadecimal, or unix[INODE], an end of a connection.
+        """GIVEN: each file[MNT_ID:INODE] or, of a terminal, tty[RDEV:DEV], in hexadecimal, or unix[INODE], an end of a connection.
 
         UsageError for what else CRIU knows.
         """
         for one in given:
             if not _EXTERNAL.fullmatch(one):
-                raise UsageError(f"external {one!r} is not supported; name a file[MNT_ID:INODE] (hexadecimal) or a unix[INODE]")
+                text = "name a file[MNT_ID:INODE], a tty[RDEV:DEV], both in hexadecimal, or a unix[INODE]"
+                raise UsageError(f"external {one!r} is not supported; {text}")
         self._names = frozenset(given)
 
     def has_socket(self, *inodes: int) -> bool:
@@ -41,23 +46,25 @@ class External:
 
     def has_file(self, file: OpenFile) -> bool:
         """Tell whether FILE is one that others give."""
-        return not isinstance(file, InFlight) and _file_name(file) in self._names
+        return not isinstance(file, InFlight) and bool(self._name(file))
 
+    def entry(self, file_id: int, file: OpenFile, fown: Entry) -> Entry:
+        """Return the reg_file_entry of FILE, which others give."""
+        return message("reg_file_entry")(id=file_id, flags=file.flags, pos=_AS_GIVEN, fown=fown, name=self._name(file), ext=True)
 
-def entry_of(file_id: int, file: OpenFile, fown: Entry) -> Entry:
-    """Return the reg_file_entry of FILE, which others give."""
-    return message("reg_file_entry")(id=file_id, flags=file.flags, pos=0, fown=fown, name=_file_name(file), ext=True)
-
-
-def _file_name(file: OpenFile) -> str:
-    return f"file[{file.info.mnt_id:x}:{file.stat.st_ino:x}]"
+    def _name(self, file: OpenFile) -> str:
+        """Return the name by which FILE was given, "" when it was not."""
+        names = [f"file[{file.info.mnt_id:x}:{file.stat.st_ino:x}]"]
+        if stat.S_ISCHR(file.stat.st_mode):
+            names.append(f"tty[{file.stat.st_rdev:x}:{file.stat.st_dev:x}]")
+        return next((name for name in names if name in self._names), "")
 
 
 class Inherited:
     """Descriptors of the caller's that take the place of files of the images."""
 
     def __init__(self, given: Sequence[str]) -> None:
-        """GIVEN: each fd[N]:RESOURCE, where RESOURCE is pipe:[ID], socket:[INODE], file[MNT_ID:INODE] or a path. Raises UsageError."""
+        """GIVEN: each fd[N]:RESOURCE, where RESOURCE is pipe:[ID], socket:[INODE], file[…], tty[…] or a path. Raises UsageError."""
         self._by_name: dict[str, int] = {}
         self._found: dict[int, int] = {}
         for one in given:
@@ -66,10 +73,17 @@ class Inherited:
                 raise UsageError(f"inherit_fd {one!r} is not of the form fd[N]:RESOURCE, such as fd[3]:pipe:[1234] or fd[3]:/path")
             self._by_name[match[2].lstrip("/")] = int(match[1])
 
-    def take(self, entries: Mapping[str, dict[int, Entry]]) -> None:
-        """Take out of ENTRIES, by type and file id, what is given."""
-        for type_name, of_type in entries.items() if self._by_name else ():
-            names = {file_id: _resource(type_name, entry, entries) for file_id, entry in of_type.items()}
+    def take(self, entries: Mapping[str, dict[int, Entry]], images: ImagesDir) -> None:
+        """Take out of ENTRIES, by type and file id, what is given. Raises ImagesError."""
+        if not self._by_name:
+            return
+        terminals: list[Entry] = list(images.read("tty-info")) if images.has("tty-info") else []
+        names_of_terminals = {one.id: f"tty[{one.rdev:x}:{one.dev:x}]" for one in terminals}
+        for type_name, of_type in entries.items():
+            names = {
+                file_id: names_of_terminals.get(entry.tty_info_id, "") if type_name == "TTY" else _resource(type_name, entry, entries)
+                for file_id, entry in of_type.items()
+            }
             for file_id in [file_id for file_id, name in names.items() if name in self._by_name]:
                 self._found[file_id] = self._by_name[names[file_id]]
                 del of_type[file_id]

@@ -263,7 +263,7 @@ class FilesRestore:
                 name = names[file.type]
                 field = _BY_TYPE[name].field if name in _BY_TYPE else ""
                 self._entries.setdefault(name, {})[file.id] = getattr(file, field) if field else file
-            self._inherited.take(self._entries)
+            self._inherited.take(self._entries, self.images)
             for image in self.images.names():
                 if image.startswith(_FDINFO):
                     self._tables[int(image[len(_FDINFO) :])] = list(self.images.read(image))
