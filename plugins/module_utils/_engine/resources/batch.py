@@ -1,12 +1,12 @@
 # Copyright (c) 2026, Stillframe contributors
 # GNU General Public License v2.0 or later, so v3.0 too (see LICENSES/GPL-2.0-or-later.txt)
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Batches of system calls as kinds of state use them: one batch that asks for several kinds, and one that must succeed."""
+"""Batches of system calls as kinds of state use them: one batch that asks for several kinds, and one that sets them."""
 
 from __future__ import annotations
 
 from itertools import islice
-from typing import List, Sequence
+from typing import List, NamedTuple, Sequence
 
 from ..errors import RestoreError
 from ..tracee.calls import Call, Reply
@@ -19,15 +19,31 @@ def ask(tracee: Tracee, questions: Sequence[Sequence[Call]]) -> List[List[Reply]
     return [list(islice(replies, len(question))) for question in questions]
 
 
+class Order(NamedTuple):
+    """Calls that set one kind of state in a thread."""
+
+    what: str
+    """What they set, for a person."""
+    calls: Sequence[Call]
+    must: bool = True
+    """Whether one that fails fails the restore."""
+
+
 def order(tracee: Tracee, what: str, calls: Sequence[Call]) -> List[Reply]:
     """Make CALLS, which set WHAT in the thread, and return the replies. Raises RestoreError at the first that failed."""
-    replies = tracee.batch(calls)
-    for reply in replies:
-        try:
-            reply.check()
-        except OSError as error:
-            raise refusal(tracee, what, error) from error
-    return replies
+    return order_all(tracee, [Order(what, calls)])[0]
+
+
+def order_all(tracee: Tracee, orders: Sequence[Order]) -> List[List[Reply]]:
+    """Carry ORDERS out in one batch and return the replies to each. Raises RestoreError at the first that failed and must not."""
+    answered = ask(tracee, [one.calls for one in orders])
+    for one, replies in zip(orders, answered):
+        for reply in replies if one.must else ():
+            try:
+                reply.check()
+            except OSError as error:
+                raise refusal(tracee, one.what, error) from error
+    return answered
 
 
 def refusal(tracee: Tracee, what: str, error: OSError) -> RestoreError:

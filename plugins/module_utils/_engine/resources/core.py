@@ -18,7 +18,7 @@ from ..kernel import cgroups, procfs
 from ..tracee.arch.x86_64 import Registers
 from ..tracee.tracee import Tracee
 from . import attributes, credentials, numa, registers, rlimits, scheduling, seccomp, signals, threads, timers
-from .batch import ask, order
+from .batch import ask, order, order_all
 from .cgroup_roots import NO_ROOTS, Roots
 from .cgroups import SetTable
 from .memory import locked
@@ -194,11 +194,13 @@ def restore_thread(thread: Tracee, core: Any, death_signal: bool = True) -> None
 
     Without DEATH_SIGNAL it gets none when its parent ends: for a root whose parent, the engine, will end when it is done.
     """
-    threads.restore(thread, core)
-    scheduling.restore(thread, core.thread_core)
-    numa.restore(thread, core.thread_core)
-    signals.restore_thread(thread, core.thread_core)
-    credentials.restore(thread, core.thread_core)
+    thread_core = core.thread_core
+    threads.unregister_rseq(thread)
+    scheduling.restore_affinity(thread, thread_core)
+    own = [*threads.orders(core), *scheduling.orders(thread_core), *numa.orders(thread_core), *signals.orders(thread_core)]
+    *_done, secure_bits = order_all(thread, [*own, credentials.ORDER])
+    signals.restore_pending(thread, thread_core)
+    credentials.restore(thread, thread_core, secure_bits)
     if death_signal:
         threads.restore_death_signal(thread, core.thread_core)
 
@@ -211,6 +213,7 @@ def finish_process(leader: Tracee, core: Any, mm: Any) -> None:
 
 def restore_registers(thread: Tracee, core: Any) -> None:
     """Give THREAD its registers and its blocked signals: nothing may run in it after that. Raises RestoreError, OSError."""
+    threads.restore_section(thread, core)
     registers.restore(thread, core)
     signals.restore_mask(thread, core.tc.blk_sigset if core.HasField("tc") else core.thread_core.blk_sigset)
 

@@ -23,7 +23,7 @@ from ..kernel.prctl import (
 )
 from ..tracee.calls import Call, Reply
 from ..tracee.tracee import Tracee
-from .batch import order
+from .batch import Order, order
 
 # include/uapi/linux/capability.h, by number
 _CAPABILITY_NAMES = (
@@ -160,16 +160,18 @@ def check(pid: int, thread_core: Any) -> List[Obstacle]:
     return [*found, Obstacle(pid, "capabilities", f"it holds {names}, which this process has not", "restore from a process that has them")]
 
 
-def restore(thread: Tracee, thread_core: Any) -> None:
-    """Give THREAD the credentials in THREAD_CORE; what it may no longer do must be done before. Raises RestoreError."""
-    wanted = read(thread_core)
-    now = decode_status(procfs.status(thread.pid, thread.tid), thread.call(*_call(CALLS[0])))
+ORDER = Order("security bits", CALLS)
+"""What `restore` is told of."""
+
+
+def restore(thread: Tracee, thread_core: Any, replies: Sequence[Reply]) -> None:
+    """Give THREAD the credentials in THREAD_CORE; what it may no longer do must be done before.
+
+    REPLIES: those to ORDER. Raises RestoreError.
+    """
+    wanted, now = read(thread_core), decode(procfs.status(thread.pid, thread.tid), replies)
     if now != wanted:
         order(thread, "credentials", list(_steps(now, wanted)))
-
-
-def _call(call: Call) -> Tuple[Any, ...]:
-    return (call.name, *call.args)
 
 
 def _steps(now: Credentials, wanted: Credentials) -> List[Call]:

@@ -17,7 +17,7 @@ from ..images.shared_objects import VMA_ANON_SHARED
 from ..kernel import procfs
 from ..tracee.calls import Call, Out, Reply
 from ..tracee.tracee import Tracee
-from .batch import order
+from .batch import Order
 from .memory.mapping import VMA_ANON_PRIVATE, VMA_AREA_MEMFD, VMA_AREA_VDSO, VMA_AREA_VSYSCALL, VMA_AREA_VVAR, VMA_FILE_SHARED
 
 # include/uapi/linux/mempolicy.h
@@ -86,12 +86,11 @@ def _nodes() -> FrozenSet[int]:
         return frozenset()
 
 
-def restore(thread: Tracee, thread_core: Any) -> None:
-    """Give THREAD the policy in THREAD_CORE; the default one takes the place of what we have ourselves. Raises RestoreError."""
+def orders(thread_core: Any) -> List[Order]:
+    """Return what gives a thread the policy in THREAD_CORE; the default one takes the place of what we have ourselves."""
     if thread_core.stillframe.HasField("numa"):
-        order(thread, "NUMA policy", [Call("set_mempolicy", _arguments(thread_core.stillframe.numa))])
-    else:
-        thread.batch([Call("set_mempolicy", (MPOL_DEFAULT, 0, 0))])  # which fails only where there are none
+        return [Order("NUMA policy", [Call("set_mempolicy", _arguments(thread_core.stillframe.numa))])]
+    return [Order("NUMA policy", [Call("set_mempolicy", (MPOL_DEFAULT, 0, 0))], must=False)]  # it fails only where there are none
 
 
 def restore_calls(vmas: Sequence[Any]) -> List[Call]:

@@ -16,7 +16,7 @@ from ..kernel.prctl import PR_GET_TIMERSLACK, PR_SET_TIMERSLACK
 from ..kernel.syscall import syscall
 from ..tracee.calls import Call, Reply
 from ..tracee.tracee import Tracee
-from .batch import order, refusal
+from .batch import Order, refusal
 
 # include/uapi/linux/sched.h
 _SCHED_FIFO, _SCHED_RR, _SCHED_DEADLINE, _SCHED_EXT = 1, 2, 6, 7
@@ -107,13 +107,17 @@ def check(pid: int, tid: int, thread_core: Any) -> List[Obstacle]:
     return [Obstacle(pid, f"scheduling of thread {tid}", why, "restore on a machine that has them, or unbind it before the dump")]
 
 
-def restore(thread: Tracee, thread_core: Any) -> None:
-    """Schedule THREAD as THREAD_CORE says. Raises RestoreError."""
-    own = read(thread_core)
+def restore_affinity(thread: Tracee, thread_core: Any) -> None:
+    """Bind THREAD to the processors that THREAD_CORE says. Raises RestoreError."""
     try:
-        os.sched_setaffinity(thread.tid, own.affinity or online())
+        os.sched_setaffinity(thread.tid, read(thread_core).affinity or online())
     except OSError as error:
         raise refusal(thread, "processor affinity", error) from error
+
+
+def orders(thread_core: Any) -> List[Order]:
+    """Return what schedules a thread as THREAD_CORE says, but for its affinity."""
+    own = read(thread_core)
     calls = [
         Call("setpriority", (os.PRIO_PROCESS, 0, own.nice)),
         Call("sched_setscheduler", (0, own.policy, struct.pack("<i", own.priority))),
@@ -122,4 +126,4 @@ def restore(thread: Tracee, thread_core: Any) -> None:
         calls.append(Call("prctl", (PR_SET_TIMERSLACK, own.timer_slack, 0, 0, 0)))
     if own.io_priority:
         calls.append(Call("ioprio_set", (_IOPRIO_WHO_PROCESS, 0, own.io_priority)))
-    order(thread, "scheduling", calls)
+    return [Order("scheduling", calls)]

@@ -11,12 +11,12 @@ from __future__ import annotations
 import signal
 import struct
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Sequence, Tuple
+from typing import Any, List, NamedTuple, Sequence, Tuple
 
 from ..kernel import procfs, ptrace
 from ..tracee.calls import Call, Out, Reply
 from ..tracee.tracee import Tracee
-from .batch import order, refusal
+from .batch import Order, order, refusal
 
 _LAST_SIGNAL = 64  # _NSIG of all but MIPS
 _SET_SIZE = 8  # bytes of a sigset_t of the kernel's
@@ -105,13 +105,16 @@ def restore_process(leader: Tracee, tc: Any) -> None:
     _queue(leader, "rt_sigqueueinfo", tc.signals_s)
 
 
-def restore_thread(thread: Tracee, thread_core: Any) -> None:
-    """Set the alternate stack in THREAD_CORE and queue the signals for the thread. Raises RestoreError."""
+def orders(thread_core: Any) -> List[Order]:
+    """Return what sets the alternate stack in THREAD_CORE."""
     sas = thread_core.sas
-    if thread_core.HasField("sas"):
-        # a thread that was stopped on its stack is on it again when its registers are back: the kernel looks at sp
-        stack = _STACK.pack(sas.ss_sp, sas.ss_flags & ~_SS_ONSTACK, sas.ss_size)
-        order(thread, "alternate signal stack", [Call("sigaltstack", (stack, 0))])
+    # a thread that was stopped on its stack is on it again when its registers are back: the kernel looks at sp
+    stack = _STACK.pack(sas.ss_sp, sas.ss_flags & ~_SS_ONSTACK, sas.ss_size)
+    return [Order("alternate signal stack", [Call("sigaltstack", (stack, 0))])] if thread_core.HasField("sas") else []
+
+
+def restore_pending(thread: Tracee, thread_core: Any) -> None:
+    """Queue the signals for the thread in THREAD_CORE. Raises RestoreError."""
     _queue(thread, "rt_tgsigqueueinfo", thread_core.signals_p)
 
 

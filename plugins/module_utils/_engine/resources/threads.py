@@ -11,7 +11,7 @@ from __future__ import annotations
 import ctypes
 import struct
 from dataclasses import dataclass
-from typing import Any, Sequence
+from typing import Any, List, Sequence
 
 from ..kernel import procfs, ptrace
 from ..kernel.prctl import PR_GET_PDEATHSIG, PR_GET_TID_ADDRESS, PR_SET_NAME, PR_SET_PDEATHSIG
@@ -20,7 +20,7 @@ from ..kernel.syscall import syscall
 from ..tracee.calls import Call, Out, Reply
 from ..tracee.rseq import RSEQ_CS_POINTER
 from ..tracee.tracee import Tracee
-from .batch import order
+from .batch import Order, order
 
 _RSEQ_FLAG_UNREGISTER = 1  # include/uapi/linux/rseq.h
 _ROBUST_LIST_HEAD_SIZE = 24  # struct robust_list_head of a 64-bit task; the kernel takes no other
@@ -88,19 +88,25 @@ def fill(core: Any, own: ThreadState) -> None:
     entry.rseq_abi_pointer, entry.rseq_abi_size, entry.signature = own.rseq.pointer, own.rseq.size, own.rseq.signature
 
 
-def restore(thread: Tracee, core: Any) -> None:
-    """Register with the kernel what CORE says that THREAD had registered. Its memory must be in place. Raises RestoreError."""
+def orders(core: Any) -> List[Order]:
+    """Return what registers with the kernel what CORE says that the thread had registered.
+
+    Its memory must be in place, and `unregister_rseq` done.
+    """
     thread_core = core.thread_core
     calls = [Call("set_tid_address", (core.thread_info.clear_tid_addr,))]
     if thread_core.comm:
         calls.append(Call("prctl", (PR_SET_NAME, thread_core.comm.encode("utf-8", "surrogateescape") + b"\0", 0, 0, 0)))
     if thread_core.futex_rla_len == _ROBUST_LIST_HEAD_SIZE:
         calls.append(Call("set_robust_list", (thread_core.futex_rla, thread_core.futex_rla_len)))
-    order(thread, "thread registrations", calls)
-    unregister_rseq(thread)
     entry = thread_core.rseq_entry
-    if entry.rseq_abi_pointer:
-        order(thread, "restartable sequences", [Call("rseq", (entry.rseq_abi_pointer, entry.rseq_abi_size, 0, entry.signature))])
+    rseq = [Call("rseq", (entry.rseq_abi_pointer, entry.rseq_abi_size, 0, entry.signature))] if entry.rseq_abi_pointer else []
+    return [Order("thread registrations", calls), Order("restartable sequences", rseq)]
+
+
+def restore_section(thread: Tracee, core: Any) -> None:
+    """Let THREAD be in the restartable sequence that CORE has, as CRIU dumps one: the kernel forgets it when the thread makes our calls."""
+    entry = core.thread_core.rseq_entry
     if entry.rseq_cs_pointer:
         procfs.write_memory(thread.pid, entry.rseq_abi_pointer + RSEQ_CS_POINTER, struct.pack("<Q", entry.rseq_cs_pointer))
 

@@ -85,7 +85,7 @@ def restore(stubs: Stubs, pid: int, core: Any, parent: int) -> None:
     calls = [Call("prctl", (PR_SET_NAME, core.tc.comm.encode("utf-8", "surrogateescape") + b"\0", 0, 0, 0))]
     order(stub, "the name", calls)
     if core.thread_core.HasField("creds"):
-        credentials.restore(stub, core.thread_core)
+        credentials.restore(stub, core.thread_core, stub.batch(credentials.CALLS))
     order(stub, "dumpable", [Call("prctl", (PR_SET_DUMPABLE, 0, 0, 0, 0))])  # it must not dump core again
     stubs.end(pid, status >> 8 & 0xFF, status & _SIGNAL_BITS)
     stubs.take_exit_signal(parent, attributes.restored_exit_signal(core))
