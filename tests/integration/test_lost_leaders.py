@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from look import assert_same, look, tree
-from victim import Lab, children, state, until
+from victim import Lab, children, pauses, until
 
 QUIET = {"GLIBC_TUNABLES": "glibc.pthread.rseq=0"}
 """The kernel does not write the number of the CPU into the memory of such a program."""
@@ -78,11 +78,9 @@ for work in (session, group):
 
 
 def at_rest(root: int, count: int) -> bool:
-    """Tell whether the tree under ROOT has COUNT processes that all wait."""
-    try:
-        return len(tree(root)) == count and all(state(pid) == "S" for pid in tree(root))
-    except FileNotFoundError:
-        return False
+    """Tell whether the tree under ROOT has COUNT processes that all are in pause(2): none that waits for one of them to end."""
+    pids = tree(root)
+    return len(pids) == count and all(pauses(pid) for pid in pids)
 
 
 def numbers(root: int) -> dict[int, list[str]]:

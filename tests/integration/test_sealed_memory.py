@@ -15,7 +15,7 @@ from _engine.kernel.procfs import Area
 from _engine.resources.memory import names, seal
 from _engine.resources.memory.mapping import VMA_ANON_PRIVATE, Mapping
 from look import assert_same, look
-from victim import Lab, state, until
+from victim import Lab, pauses, until
 
 PROGRAM = """
 import ctypes, mmap, signal, sys
@@ -45,12 +45,6 @@ def sealed(pid: int) -> list[Area]:
     return [area for area in procfs.smaps(pid) if seal.SEALED in area.vm_flags]
 
 
-def pauses(pid: int) -> bool:
-    """Tell whether PID waits for a signal."""
-    with open(f"/proc/{pid}/syscall") as call:
-        return call.read().split()[0] == "34"
-
-
 def test_sealed_mappings_are_sealed_again(lab: Lab) -> None:
     program = lab.folder / "program"
     program.write_text(PROGRAM)
@@ -59,13 +53,13 @@ def test_sealed_mappings_are_sealed_again(lab: Lab) -> None:
     if process.poll() is not None:
         pytest.skip("this kernel has no mseal")
     lab.dump(process.pid, "1", "--track-mem", "--leave-running")
-    until(lambda: state(process.pid) == "S", "it runs")
+    until(lambda: pauses(process.pid), "it runs")
     before, flags = look(process.pid), [(area.start, area.end, area.vm_flags - {"uw"}) for area in sealed(process.pid)]
     assert len(flags) == 5
     path = lab.dump(process.pid, "2", "--prev-images-dir=../1")
     lab.reap()
     lab.restore(path, "--track-mem")
-    until(lambda: state(process.pid) == "S", "it runs")
+    until(lambda: pauses(process.pid), "it runs")
     assert_same(before, look(process.pid))
     assert [(area.start, area.end, area.vm_flags - {"uw"}) for area in sealed(process.pid)] == flags
     lab.dump(process.pid, "3", "--prev-images-dir=../2")

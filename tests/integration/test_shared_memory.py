@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from look import assert_same, look
-from victim import Lab, Victim, until
+from victim import Lab, Victim, pauses, until
 
 
 def restored(lab: Lab, victim: Victim, path: Path, before: dict[str, object]) -> None:
@@ -46,7 +46,6 @@ def test_in_a_chain_and_from_a_snapshot(lab: Lab) -> None:
     restored(lab, victim, lab.dump(victim.pid, "3", "--prev-images-dir=../2"), before)
 
 
-PAUSE = "34"  # the number of pause(2)
 PROGRAM_IN_MEMORY = """
 import ctypes, os
 fd = ctypes.CDLL(None).memfd_create(b"program", 1)
@@ -62,7 +61,7 @@ os.execve(reading, ["sleep", "infinity"], {"GLIBC_TUNABLES": "glibc.pthread.rseq
 
 def test_a_program_that_runs_from_memory(lab: Lab) -> None:
     process = lab.spawn([sys.executable, "-c", PROGRAM_IN_MEMORY])
-    until(lambda: Path(f"/proc/{process.pid}/syscall").read_text().split()[0] == PAUSE, "it does not wait")
+    until(lambda: pauses(process.pid), "it does not wait")
     before = look(process.pid)
     path = lab.dump(process.pid, "1")
     lab.reap()

@@ -9,7 +9,7 @@ import os
 import sys
 
 from look import assert_same, look, tree
-from victim import Lab, state, until
+from victim import Lab, pauses, until
 
 
 def test_tables_are_shared_again(lab: Lab) -> None:
@@ -50,7 +50,7 @@ while True:
 
 def test_siblings_that_share_a_table_are_refused_by_name(lab: Lab) -> None:
     root = lab.spawn([sys.executable, "-c", ORPHAN]).pid
-    until(lambda: len(tree(root)) == 3 and all(state(pid) == "S" for pid in tree(root)), "the orphans do not come")
+    until(lambda: len(tree(root)) == 3 and all(pauses(pid) for pid in tree(root)), "the orphans do not come")
     done = lab.engine("dump", "--tree", root, "--images-dir", lab.images("1"))
     assert done.returncode == 1 and f"process {tree(root)[2]}, descriptor table: it shares that with process" in done.stderr
     assert all(os.path.exists(f"/proc/{pid}") for pid in tree(root))

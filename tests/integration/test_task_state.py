@@ -19,11 +19,11 @@ from _engine.images.schema import message
 from _engine.kernel import procfs
 from _engine.resources import attributes, core, scheduling, timers
 from _engine.tracee.freeze import FrozenTree, Task
+from victim import SYS_PAUSE, pauses
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="takes root: it changes credentials and traces other users' tasks")
 PROGRAM = Path(__file__).parents[1] / "programs" / "task_state.c"
 NO_SYSCALL = (1 << 64) - 1
-SYS_PAUSE = 34
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def start(program: str) -> Iterator[Any]:
         processes.append(process)
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
-        while not all(waits(process.pid, int(tid)) for tid in os.listdir(f"/proc/{process.pid}/task")):
+        while not all(pauses(process.pid, int(tid)) for tid in os.listdir(f"/proc/{process.pid}/task")):
             assert process.poll() is None
         return process.pid
 
@@ -54,11 +54,6 @@ def start(program: str) -> Iterator[Any]:
         process.wait(timeout=10)
         if process.stdout is not None:
             process.stdout.close()
-
-
-def waits(pid: int, tid: int) -> bool:
-    """Tell whether the thread is in pause(2), where its registers do not change any more."""
-    return Path(f"/proc/{pid}/task/{tid}/syscall").read_text().startswith(f"{SYS_PAUSE} ")
 
 
 def dump(pid: int, directory: Path) -> core.TaskState:

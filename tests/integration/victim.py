@@ -25,6 +25,7 @@ PATIENCE = 60
 """Seconds until a victim that does not answer, or an engine that does not end, has failed."""
 LOG = re.compile(r"(Error|Warn) +\([a-z_]+\.py:\d+\): (.*)\n")
 _READ = "0"  # the number of read(2)
+SYS_PAUSE = 34  # arch/x86/entry/syscalls/syscall_64.tbl
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,13 @@ def state(pid: int, tid: int = 0) -> str:
         return Path(f"/proc/{pid}/task/{tid or pid}/stat").read_text().rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):
         return "X"
+
+
+def pauses(pid: int, tid: int = 0) -> bool:
+    """Tell whether PID, or its thread TID, is in pause(2), where its registers do not change any more."""
+    with suppress(FileNotFoundError, ProcessLookupError):
+        return Path(f"/proc/{pid}/task/{tid or pid}/syscall").read_text().startswith(f"{SYS_PAUSE} ")
+    return False
 
 
 def read_line(fd: int, pid: int) -> str:
