@@ -180,6 +180,24 @@ def _announces(*members: list[object]) -> Attack:
     return attack
 
 
+def _shares(*frames: tuple[int, bytes]) -> Attack:
+    def attack(link: Link, raw: socket.socket, pid: int) -> None:
+        mapped(link, pid)
+        for kind, body in frames:
+            link.send(kind, body)
+
+    return attack
+
+
+def _object(number: object = 1, **values: Any) -> tuple[int, bytes]:
+    known = {"number": number, "shmid": 0, "name": "x", "size": 2 * _PAGE, "sealable": True}
+    return wire.OBJECT, pack({**known, **values})
+
+
+def _content(number: int, offset: int, length: int = _PAGE, data: bytes = bytes(_PAGE)) -> tuple[int, bytes]:
+    return wire.SHARED, pack_pages(number, [(offset, length)]) + data
+
+
 def _writes(name: str, size: object = 4, data: bytes = b"1234", again: bool = False) -> Attack:
     def attack(link: Link, raw: socket.socket, pid: int) -> None:
         mapped(link, pid)
@@ -217,6 +235,23 @@ _ATTACKS: dict[str, tuple[Attack, str]] = {
     "us": (_announces([os.getppid(), 0, 0, 0, os.getppid(), os.getppid(), 17]), "cannot be created"),
     "no numbers": (_announces(["x", 0, 0, 0, 0, 0, 0]), "makes no sense"),
     "a tree without a root": (_announces([70001, 70002, 0, 0, 0, 0, 0]), "makes no sense"),
+    "an object that is none": (_shares(_object("1")), "makes no sense"),
+    "an object without a size": (_shares((wire.OBJECT, pack({"number": 1}))), "makes no sense"),
+    "an object of a negative size": (_shares(_object(size=-1)), "makes no sense"),
+    "an object larger than memory": (_shares(_object(size=1 << 60)), "makes no sense"),
+    "an object with a zero byte": (_shares(_object(name="x\0y")), "makes no sense"),
+    "an object with a long name": (_shares(_object(name="x" * 250)), "makes no sense"),
+    "an object with half a character": (_shares(_object(name="\ud800")), "makes no sense"),
+    "an object twice": (_shares(_object(), _object()), "makes no sense"),
+    "two objects as one": (_shares(_object(shmid=5), _object(2, shmid=5)), "makes no sense"),
+    "another object in its place": (_shares(_object(), (wire.ROUND_END, b""), _object(name="y")), "makes no sense"),
+    "content of no object": (_shares(_object(), _content(2, 0)), "none of the tree's"),
+    "content behind the end": (_shares(_object(), _content(1, 2 * _PAGE)), "where it has none"),
+    "content across the end": (_shares(_object(), _content(1, _PAGE, 2 * _PAGE, bytes(2 * _PAGE))), "where it has none"),
+    "content of half a page": (_shares(_object(), _content(1, 8)), "where it has none"),
+    "content without bytes": (_shares(_object(), _content(1, 0, data=b"")), "makes no sense"),
+    "holes in no object": (_shares((wire.HOLES, pack_pages(1, [(0, _PAGE)]))), "none of the tree's"),
+    "holes of nothing": (_shares(_object(), (wire.HOLES, pack_pages(1, [(0, 0)]))), "where it has none"),
     "a path as image": (_writes("../../x.img"), "which none has"),
     "an absolute path as image": (_writes("/etc/passwd"), "which none has"),
     "a directory as image": (_writes("a/b.img"), "which none has"),

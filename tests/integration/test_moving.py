@@ -120,6 +120,27 @@ def test_pages_of_zeros_cost_next_to_nothing(lab: Lab, there: moving.Host) -> No
         assert end - start >= 64 << 20 and not any(memory.read(64 << 20))
 
 
+@pytest.mark.parametrize("event", ["", "grow", "more"])
+def test_shared_memory_moves_in_rounds(lab: Lab, there: moving.Host, event: str) -> None:
+    victim = lab.start("shared_writer")
+    ask = f"exec 3<>{victim.directory}/ask 4<>{victim.directory}/answer; echo {event} >&3; read answer <&4; test $answer = ok"
+    hooks = {"pre-freeze": ask} if event else {}
+    moved = moving.move(victim, there, hooks=hooks, options=_KEEN)
+    assert moved["rounds"][0]["pages"] >= 3072 and moved["stop"]["pages"] < 1024, moved
+    assert assert_moved(victim, there).ask() == "ok"
+
+
+def test_system_v_shared_memory_moves_to_a_host_with_its_own(lab: Lab) -> None:
+    victim = lab.start("sysv")
+    there = moving.host(lab, prefix=["unshare", "--ipc"])
+    try:
+        moved = moving.move(victim, there)
+        assert "stop" in moved, moved
+        assert_moved(victim, there)
+    finally:
+        there.end()
+
+
 @pytest.mark.parametrize("program", ["memory", "threads", "shared_memory"])
 def test_what_moves_is_the_same(lab: Lab, there: moving.Host, program: str) -> None:
     victim = lab.start(program, "lenient", rseq=True) if program == "threads" else lab.start(program)

@@ -166,7 +166,8 @@ class Lab:
 
         with suppress(FileNotFoundError):
             for one in tree(pid):
-                os.kill(one, signal.SIGKILL)
+                with suppress(ProcessLookupError):  # it ended by itself
+                    os.kill(one, signal.SIGKILL)
         self.reap()
 
     def reap(self) -> None:

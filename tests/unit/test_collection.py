@@ -39,7 +39,7 @@ def test_every_option_of_the_engine_is_an_argument_of_the_modules(options: type)
     code = (ROOT / "plugins" / "module_utils" / "_argspecs.py").read_text() + (ROOT / "plugins" / "modules" / f"{module}.py").read_text()
     # restore_sibling: a module ends, and its parent is nobody's concern; inherit_fd: nobody gives a module descriptors; apart: a drill's;
     # stand_ins: a move's
-    others = {"restore_sibling", "inherit_fd", "progress", "apart", "stand_ins"}
+    others = {"restore_sibling", "inherit_fd", "progress", "apart", "stand_ins", "filled"}
     names = {"action_script" if field.name == "hook" else field.name for field in fields(options)} - others
     assert [name for name in sorted(names) if f'"{name}": {{"type"' not in code] == []
 

@@ -51,6 +51,7 @@ from .transfer.decision import Decision, Record, all_stopped, ask, prune, read_d
 from .transfer.greeting import greet
 from .transfer.last_round import LastPages, ground_of
 from .transfer.received import PrivateDirectory
+from .transfer.shared_rounds import LastShared, SharedRounds, mapped
 from .transfer.sending import SentChain, StreamedPages, send_images
 from .transfer.wire import ABORT, APPLIED, AREAS, FINAL, READY, ROUND_END, TREE, Link
 
@@ -122,6 +123,7 @@ class _Move:
         self._rounds: List[RoundFigures] = []
         self._warnings: List[str] = []
         self._files = CarriedFiles((), options.tree)
+        self._shared = SharedRounds(link)
 
     def run(self, pids: Sequence[int]) -> MigrateResult:
         """Move the tree. Raises EngineError."""
@@ -135,7 +137,8 @@ class _Move:
         while not reason:
             self._rounds.append(self._round(len(self._rounds) + 1))
             self._log.info("Round %d: %d pages", self._rounds[-1].number, self._rounds[-1].pages)
-            reason = enough(self._rounds, self._options.max_downtime, self._options.max_rounds - 1)
+            allowed = max(self._options.max_downtime - self._shared.look_time, 0)
+            reason = enough(self._rounds, allowed, self._options.max_rounds - 1)
         self._files.send(self._link, check_target(self._options.tree))
         return self._stop(reason)
 
@@ -163,19 +166,23 @@ class _Move:
             files, mounts = stack.enter_context(FilesDump(options)), stack.enter_context(MountsDump(options))
             memory = stack.enter_context(MemoryDump(options, directory, self._sent, self._log, make_file=self._streamed))
             common = dumping.common_tables(options)
-            work = dumping.Work(options, directory, None, trackers, files, mounts, SysvDump(), memory, clock, common)
-            self._link.send(TREE, pack_shape(shape.look(pids)))
+            segments = stack.enter_context(SysvDump())
+            work = dumping.Work(options, directory, None, trackers, files, mounts, segments, memory, clock, common)
             pre_dumping.scan(work, pids)
-            for pid, mappings in memory.scanned().items():
-                self._link.send(AREAS, pack_areas(pid, dump_mappings(pid, mappings, files)))
+            scanned = memory.scanned()
+            members = shape.look([pid for pid in pids if pid in scanned])
+            self._link.send(TREE, pack_shape(members))
+            for pid in [one.pid for one in members]:
+                self._link.send(AREAS, pack_areas(pid, dump_mappings(pid, scanned[pid], files)))
             memory.write_running()
+            self._shared.send(mapped(memory.running, files, segments), options.progress)
             memory.write_images()
             self._link.send(ROUND_END)
             kept = unpack(self._link.expect(APPLIED)).get("kept") is True
             manifest = dumping.describe(work, PRE_DUMP, ())
             directory.commit(inventory(manifest.id, track_mem=True, pre_dump=True), manifest)
             trackers.remember(manifest.id)
-            pages = memory.figures().written
+            pages = memory.figures().written + self._shared.pages
         self._sent = SentChain.open(options.images_dir) if kept else None
         since = self._rounds[-1].time if self._rounds else 0
         rate = pages * 1_000_000 // since if since else 0
@@ -203,7 +210,8 @@ class _Move:
             trackers.look(pids)
             trackers.prepare(pids)
             ground: Dict[int, List[Range]] = {}
-            memory = stack.enter_context(MemoryDump(options, directory, self._sent, self._log, make_file=partial(self._last_pages, ground)))
+            make_file, shared = partial(self._last_pages, ground), LastShared(self._shared, options.images_dir)
+            memory = stack.enter_context(MemoryDump(options, directory, self._sent, self._log, make_file=make_file, shared=shared))
             self._hook("pre-freeze")
             clock.mark("freezing")
             with urgent(), FrozenTree(options.tree, options.timeout) as tree:

@@ -24,6 +24,14 @@ def no_hook(stage: str, environment: Mapping[str, str]) -> None:
     """Do nothing: the hook of those who want none."""
 
 
+Filled = Callable[[int], Optional[int]]
+"""Returns our descriptor of the shared memory with that shmid, made and filled already and the caller's to close; else None."""
+
+
+def nothing_filled(_shmid: int) -> Optional[int]:
+    """Return None: all is filled from images."""
+
+
 @dataclass(frozen=True)
 class PageServerOptions:
     """Where a dump sends its pages."""
@@ -158,6 +166,7 @@ class RestoreOptions:
     progress: Progress = field(default_factory=Progress, compare=False)
     stand_ins: Mapping[str, str] = field(default_factory=dict)
     """The files that are to be in the place of others in the end, and are elsewhere yet, by the paths that they are to have."""
+    filled: Filled = field(default=nothing_filled, compare=False)
     hook: Hook = field(default=no_hook, compare=False)
 
 

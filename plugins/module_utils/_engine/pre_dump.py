@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from typing import Sequence
 
@@ -24,6 +24,7 @@ from .images.chain import open_chain
 from .images.directory import DumpDirectory
 from .images.manifest import PRE_DUMP
 from .kernel.fdinfo import descriptors, fdinfo
+from .kernel.procfs import GONE, lives
 from .options import DumpOptions
 from .parent import open_parent, reading_parent
 from .resources.files.dump import FilesDump
@@ -91,12 +92,21 @@ def scan(work: Work, pids: Sequence[int]) -> None:
     for name in ("freezing", "frozen", "thawed", "taken"):
         work.clock.mark(name)
     for pid in pids:
-        work.memory.scan_running(pid, work.trackers)
+        try:
+            work.memory.scan_running(pid, work.trackers)
+        except GONE as error:
+            if pid == work.options.tree or lives(pid):
+                raise TargetError(f"process {pid} has ended, or cannot be looked at ({error}); see that the service runs") from error
 
 
 def _reads_directly(pid: int) -> bool:
-    """Tell whether PID has a file open with O_DIRECT: a device may write then into a page that was protected meanwhile."""
-    try:
-        return any(fdinfo(pid, fd).status_flags & os.O_DIRECT for fd in descriptors(pid))
-    except (FileNotFoundError, ProcessLookupError) as error:
-        raise TargetError(f"process {pid} changed while it was looked at, or has ended; pre-dump it again") from error
+    """Tell whether PID has a file open with O_DIRECT: a device may write then into a page that was protected meanwhile.
+
+    It runs: what it closes just now is none, and nor is any of a process that has ended.
+    """
+    with suppress(*GONE):
+        for fd in descriptors(pid):
+            with suppress(*GONE):
+                if fdinfo(pid, fd).status_flags & os.O_DIRECT:
+                    return True
+    return False

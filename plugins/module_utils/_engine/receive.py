@@ -24,11 +24,12 @@ from .restore import restore
 from .results import ReceiveTreeResult, RestoreResult
 from .transfer import greeting, journal, preflight
 from .transfer.arriving import ArrivingFiles
-from .transfer.codec import garbled, is_last, pack, unpack, unpack_areas, unpack_pages, unpack_shape, unpack_zeros
+from .transfer.codec import garbled, is_last, pack, unpack, unpack_areas, unpack_object, unpack_pages, unpack_shape, unpack_zeros
 from .transfer.decision import GONE, RUNS, WAITING, Record, identities, is_session, prune, state_here, write_down
 from .transfer.ground import Ground
 from .transfer.received import Incoming, PrivateDirectory
 from .transfer.shape import Shape
+from .transfer.shared_ground import SharedGround
 from .transfer.wire import (
     ABORT,
     APPLIED,
@@ -38,16 +39,20 @@ from .transfer.wire import (
     FILE,
     FINAL,
     HELLO,
+    HOLES,
     IMAGE,
+    OBJECT,
     PAGES,
     PART,
     READY,
     ROUND_END,
     RUNNING,
     SETTLE,
+    SHARED,
     STATE,
     TREE,
     ZEROS,
+    Frame,
     Link,
 )
 
@@ -100,6 +105,7 @@ class _Move:
         self._session = session
         self._clock = clock
         self._ground = Ground(options.shell_job)
+        self._shared = SharedGround()
         self._files = ArrivingFiles(options.accept_files, session)
         self._warnings: list[str] = []
         self._committed = False
@@ -124,6 +130,7 @@ class _Move:
         with ExitStack() as stack:
             directory = stack.enter_context(PrivateDirectory())
             stack.enter_context(self._ground)
+            stack.enter_context(self._shared)
             preflight.answer(self._link, self._files)
             message("core_entry")  # builds the whole schema, once: not in the stop
             seal.check(0, [])  # reads all our mappings, once
@@ -164,12 +171,15 @@ class _Move:
                 pid, pieces = unpack_zeros(frame.body)
                 self._ground.clear(pid, pieces)
                 self._options.progress.add(sum(length for _address, length in pieces))
+            elif frame.kind in (OBJECT, SHARED, HOLES):
+                self._take_shared(frame)
             elif frame.kind == FILE:
                 self._files.begin(frame.body)
             elif frame.kind == PART:
                 self._files.write(frame.body)
             elif frame.kind == ROUND_END:
                 self._ground.settle()
+                self._shared.settle()
                 self._rounds += 1
                 self._link.send(APPLIED, pack({"kept": kept}))
             elif frame.kind == IMAGE:
@@ -186,6 +196,18 @@ class _Move:
             else:
                 raise garbled()
 
+    def _take_shared(self, frame: Frame) -> None:
+        """Take what tells of memory that processes share. Raises MoveError, RestoreError."""
+        if frame.kind == OBJECT:
+            self._shared.tell(unpack_object(frame.body))
+        elif frame.kind == HOLES:
+            self._shared.clear(*unpack_zeros(frame.body))
+        else:
+            number, pieces, data = unpack_pages(frame.body)
+            self._shared.write(number, pieces, data)
+            self._bytes += len(data)
+            self._options.progress.add(len(data))
+
     def _restore_options(self, directory: str) -> RestoreOptions:
         options = self._options
         return RestoreOptions(
@@ -200,6 +222,7 @@ class _Move:
             restore_sibling=options.restore_sibling,
             file_validation=options.file_validation,
             stand_ins=self._files.complete(),
+            filled=self._shared.hand_over,
             hook=self._hook,
         )
 

@@ -71,7 +71,7 @@ def restore(options: RestoreOptions, log: logging.Logger, basis: Optional[Basis]
         notes = put_back.warnings()
         put_back.put()
         mounts.run(files.open)
-        sysv.open(source.chain)
+        sysv.open(source.chain, options.filled)
         inherited = Inherited(source, files, mounts)
         stubs = stack.enter_context(basis.stubs)
         clock.mark("forking")

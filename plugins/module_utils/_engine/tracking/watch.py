@@ -12,14 +12,17 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, suppress
+from functools import partial
 
+from ..images.ranges import Range, total
 from ..images.shared_objects import VMA_AREA_SYSVIPC
 from ..kernel import procfs
 from ..kernel.memory import MemoryReader
 from ..kernel.pagemap import PAGE_SIZE
 from ..resources.memory.mapping import VMA_AREA_MEMFD, Mapping, survey
+from ..resources.memory.shared import filled_runs
 from ..transfer.forecast import Writing
 from .tracker import NoTracker
 
@@ -27,21 +30,32 @@ _SAMPLE = 8192
 """Pages of the tree that are read."""
 _MOMENTS = (0.05, 0.1, 0.2, 0.4, 0.8)
 """Seconds from the first look to each of the others."""
+_Read = Callable[[memoryview, Sequence[int]], None]
 
 
 def measure(pids: Sequence[int]) -> Writing:
     """Watch the tree of PIDS for a second, while it runs. Raises OSError when it may not be read."""
-    runs: dict[int, list[tuple[int, int]]] = {}
-    rest, seen = 0, set[tuple[str, int]]()
-    for pid in pids:
-        with suppress(*procfs.GONE):
-            mappings = survey(pid)
-            runs[pid] = list(_content(pid, [mapping for mapping in mappings if mapping.trackable]))
-            others = _content(pid, [mapping for mapping in mappings if mapping.holds_pages and not mapping.trackable])
-            rest += sum(end - start for start, end in others) + _shared(pid, mappings, seen)
-    pages = sum(end - start for found in runs.values() for start, end in found) // PAGE_SIZE
+    runs: dict[int, list[Range]] = {}
+    rest = 0
+    with ExitStack() as stack:
+        shared: dict[tuple[int, int], tuple[int, list[Range]]] = {}
+        for pid in pids:
+            with suppress(*procfs.GONE):
+                mappings = survey(pid)
+                runs[pid] = list(_content(pid, [mapping for mapping in mappings if mapping.trackable]))
+                others = _content(pid, [mapping for mapping in mappings if mapping.holds_pages and not mapping.trackable])
+                rest += total(others) + sum(_open_shared(pid, mappings, shared, stack))
+        readers: list[tuple[_Read, list[Range]]] = [(partial(_of_process, MemoryReader(pid)), found) for pid, found in runs.items()]
+        readers += [(partial(_of_object, local), found) for local, found in shared.values()]
+        curve, pages = _watched(readers)
+    return Writing(pages, rest, curve, sum(total(found) for _local, found in shared.values()))
+
+
+def _watched(readers: Sequence[tuple[_Read, list[Range]]]) -> tuple[tuple[tuple[float, int], ...], int]:
+    """Return how many of the pages in the ranges that READERS read had changed when, and how many there are."""
+    pages = sum(total(ranges) for _read, ranges in readers) // PAGE_SIZE
     step = max(1, -(-pages // _SAMPLE))
-    samples = [_Sample(pid, list(_picked(found, step))) for pid, found in runs.items()]
+    samples = [_Sample(read, list(_picked(ranges, step))) for read, ranges in readers]
     begin = time.monotonic()
     for sample in samples:
         sample.begin()
@@ -50,7 +64,7 @@ def measure(pids: Sequence[int]) -> Writing:
         time.sleep(max(0.0, begin + moment - time.monotonic()))
         at = time.monotonic() - begin
         curve.append((at, min(pages, step * sum(sample.changed() for sample in samples))))
-    return Writing(pages, rest, tuple(curve))
+    return tuple(curve), pages
 
 
 def _content(pid: int, mappings: Sequence[Mapping]) -> Iterator[tuple[int, int]]:
@@ -64,14 +78,20 @@ def _content(pid: int, mappings: Sequence[Mapping]) -> Iterator[tuple[int, int]]
         tracker.close()
 
 
-def _shared(pid: int, mappings: Sequence[Mapping], seen: set[tuple[str, int]]) -> int:
-    """Return the bytes of shared memory of PID that are not SEEN yet."""
-    found = 0
-    for area in (mapping.area for mapping in mappings if mapping.status & (VMA_AREA_MEMFD | VMA_AREA_SYSVIPC)):
-        if (area.device, area.inode) not in seen:
-            seen.add((area.device, area.inode))
-            found += os.stat(f"/proc/{pid}/map_files/{area.start:x}-{area.end:x}").st_blocks * 512
-    return found
+def _open_shared(
+    pid: int, mappings: Sequence[Mapping], known: dict[tuple[int, int], tuple[int, list[Range]]], stack: ExitStack
+) -> Iterator[int]:
+    """Add the objects of shared memory that PID maps to those KNOWN, open until STACK is left; yield the bytes of those of huge pages."""
+    for mapping in mappings:
+        if mapping.status & (VMA_AREA_MEMFD | VMA_AREA_SYSVIPC):
+            path = f"/proc/{pid}/map_files/{mapping.start:x}-{mapping.end:x}"
+            status = os.stat(path)
+            key = status.st_dev, status.st_ino
+            if key not in known:
+                local = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                stack.callback(os.close, local)
+                known[key] = local, [] if mapping.huge_shift else [(run.start, run.end) for run in filled_runs(local)]
+                yield status.st_blocks * 512 if mapping.huge_shift else 0
 
 
 def _picked(runs: Sequence[tuple[int, int]], step: int) -> Iterator[int]:
@@ -83,10 +103,10 @@ def _picked(runs: Sequence[tuple[int, int]], step: int) -> Iterator[int]:
 
 
 class _Sample:
-    """Some pages of one process, and how they were at first."""
+    """Some pages of one process or object, and how they were at first."""
 
-    def __init__(self, pid: int, addresses: Sequence[int]) -> None:
-        self._reader = MemoryReader(pid)
+    def __init__(self, read: _Read, addresses: Sequence[int]) -> None:
+        self._read_pages = read
         self._addresses = addresses
         self._first = memoryview(bytearray())
 
@@ -102,10 +122,21 @@ class _Sample:
     def _read(self) -> memoryview:
         """Return the pages one behind the other, zeros for those that are not there."""
         pages = memoryview(bytearray(len(self._addresses) * PAGE_SIZE))
-        try:
-            self._reader.read_into(pages, ((address, PAGE_SIZE) for address in self._addresses))
-        except OSError:
-            for at, address in enumerate(self._addresses):
-                with suppress(OSError):
-                    self._reader.read_into(pages[at * PAGE_SIZE : (at + 1) * PAGE_SIZE], [(address, PAGE_SIZE)])
+        self._read_pages(pages, self._addresses)
         return pages
+
+
+def _of_process(reader: MemoryReader, pages: memoryview, addresses: Sequence[int]) -> None:
+    """Read the pages at ADDRESSES into PAGES, as far as they are there."""
+    try:
+        reader.read_into(pages, ((address, PAGE_SIZE) for address in addresses))
+    except OSError:
+        for at, address in enumerate(addresses):
+            with suppress(OSError):
+                reader.read_into(pages[at * PAGE_SIZE : (at + 1) * PAGE_SIZE], [(address, PAGE_SIZE)])
+
+
+def _of_object(local: int, pages: memoryview, offsets: Sequence[int]) -> None:
+    """Read the pages at OFFSETS of the object that our descriptor LOCAL has open into PAGES, as far as they are there."""
+    for at, offset in enumerate(offsets):
+        os.preadv(local, [pages[at * PAGE_SIZE : (at + 1) * PAGE_SIZE]], offset)

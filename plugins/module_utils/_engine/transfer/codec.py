@@ -9,7 +9,7 @@ import json
 import mmap
 import struct
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..errors import MoveError
 from ..images.checksum import STRETCH
@@ -26,8 +26,23 @@ _PART = struct.Struct("<QQ")  # offset and bytes of a part of a file
 _FLAGS = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_GROWSDOWN | MAP_LOCKED | MAP_NORESERVE
 _PROT = mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC
 _MOST_PROCESSES = 1 << 16
+_LARGEST_OBJECT = 1 << 46
+_LONGEST_NAME = 249  # memfd_create(2)
 _LARGEST_NUMBER = 1 << 22
 """PID_MAX_LIMIT (include/linux/threads.h)."""
+
+
+class ObjectFacts(NamedTuple):
+    """What is told of memory that is a file before its content."""
+
+    number: int
+    """By which its content is sent."""
+    shmid: int
+    """That of the images; 0 before the last round."""
+    name: str
+    size: int
+    """Bytes."""
+    sealable: bool
 
 
 def pack(values: object) -> bytes:
@@ -143,6 +158,27 @@ def unpack_part(body: memoryview) -> tuple[int, int, memoryview]:
     if not 0 < length <= STRETCH or len(body) - _PART.size not in (0, length):
         raise garbled()
     return offset, length, body[_PART.size :]
+
+
+def pack_object(known: ObjectFacts) -> bytes:
+    """Return what KNOWN tells as a body."""
+    return pack(known._asdict())
+
+
+def unpack_object(body: memoryview) -> ObjectFacts:
+    """Return what BODY tells of an object. Raises MoveError for what none can be."""
+    values = unpack(body)
+    try:
+        found = ObjectFacts(*(values[name] for name in ObjectFacts._fields))
+        encoded = found.name.encode()
+    except (KeyError, AttributeError, UnicodeEncodeError) as error:
+        raise garbled() from error
+    numbers = (found.number, found.shmid, found.size)
+    if any(not isinstance(one, int) or isinstance(one, bool) or not 0 <= one <= _LARGEST_OBJECT for one in numbers):
+        raise garbled()
+    if b"\0" in encoded or len(encoded) > _LONGEST_NAME or not isinstance(found.sealable, bool):
+        raise garbled()
+    return found
 
 
 def _head(body: memoryview) -> tuple[int, int]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from ..images.pagemap import PAGE_SIZE
 from ..results import Forecast, RoundFigures
 from .convergence import STOP_TIME, UNTRACKED, enough
+from .shared_changes import LOOK_RATE
 
 ASSUMED_RATE = 117_000_000
 """Bytes a second, where nothing tells better: what TCP gets through 1 Gbit/s."""
@@ -26,11 +27,13 @@ class Writing:
     """How a tree writes to its memory."""
 
     pages: int
-    """That rounds can bring: its private anonymous memory, as far as it has content."""
+    """That rounds can bring: its private anonymous memory and what its processes share, as far as it has content."""
     rest: int
     """Bytes of other memory, which is sent in the stop whatever happens."""
     curve: Sequence[tuple[float, int]]
     """Seconds since some moment, and how many of the pages had changed by then; ascending. At least one point."""
+    shared: int = 0
+    """Bytes that its processes share: every round, and the stop, looks through them all."""
 
     def changed_after(self, seconds: float) -> int:
         """Return how many pages have changed so long after any moment: between the points, and behind the last one, in a straight line."""
@@ -55,18 +58,18 @@ def forecast(writing: Writing, link_rate: int, max_downtime: float, max_rounds: 
 
     It ends its rounds as a move does (`convergence.enough`). Without TRACKED there are none. FILES: bytes that come along before.
     """
-    link_rate = link_rate or ASSUMED_RATE
+    link_rate, look_time = link_rate or ASSUMED_RATE, writing.shared / LOOK_RATE
     rate = min(link_rate, _COPY_RATE)
     rounds: list[RoundFigures] = []
     pages, reason = writing.pages, "" if tracked else UNTRACKED
     while not reason:
         size = pages * PAGE_SIZE
-        time = max(int((_ROUND_TIME + size / rate) * _SECOND), 1)
+        time = max(int((_ROUND_TIME + look_time + size / rate) * _SECOND), 1)
         dirty_rate = pages * _SECOND // rounds[-1].time if rounds else 0
         rounds.append(RoundFigures(len(rounds) + 1, pages, size, time, dirty_rate))
         pages = writing.changed_after(time / _SECOND)
-        reason = enough(rounds, max_downtime, max_rounds)
+        reason = enough(rounds, max(max_downtime - look_time, 0), max_rounds)
     last = pages * PAGE_SIZE + writing.rest
-    downtime = STOP_TIME + last / rate + 2 * last / _COPY_RATE
+    downtime = STOP_TIME + look_time + last / rate + 2 * last / _COPY_RATE
     sent = files + sum(one.bytes for one in rounds) + last
     return Forecast(len(rounds), sent, int(downtime * _SECOND), writing.rate, link_rate, reason)

@@ -14,7 +14,7 @@ from .codec import garbled, pack, unpack
 from .decision import is_session
 from .wire import ABORT, HELLO, Link
 
-FORMAT = 3
+FORMAT = 4
 """Of the messages: both ends must have the same."""
 
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from ..errors import MoveError, Obstacle
 from ..images.pagemap import PAGE_SIZE
-from ..kernel import procfs
+from ..kernel import hugetlb, procfs
 from ..kernel.fdinfo import descriptors, fdinfo
 from ..listening import bound, connected
 from ..resources.files.build_id import build_id
@@ -25,6 +25,7 @@ from .carried import Carried
 from .codec import garbled
 
 
+_MEMORY = ("/memfd:", "/dev/zero", "/SYSV", "[anon_shmem:")
 _OF_CONNECTIONS = ("tcp_repair", "network_lock_nftables")
 
 
@@ -113,14 +114,16 @@ def look(pids: Sequence[int], connections: bool = False, carried: Sequence[Carri
     ports: dict[tuple[str, str, int], None] = {}
     features: dict[str, None] = {}
     threads: list[int] = []
+    shared: dict[tuple[str, int], int] = {}
     memory = huge = 0
     for pid in pids:
         with suppress(*procfs.GONE):
             status = procfs.status(pid)
             threads += procfs.threads(pid)
-            memory += _bytes(status, "VmRSS")
+            memory += _bytes(status, "VmRSS") - _bytes(status, "RssShmem")
             huge += _bytes(status, "HugetlbPages")
             areas = procfs.maps(pid)
+            shared.update(_shared(pid, areas))
             _add_mapped(areas, programs, files)
             sockets = _add_open(pid, files)
             ports.update({(one.protocol, one.address, one.port): None for one in bound(pid, sockets)})
@@ -135,7 +138,7 @@ def look(pids: Sequence[int], connections: bool = False, carried: Sequence[Carri
         page_size=PAGE_SIZE,
         cpu=cpu,
         numbers=tuple(threads),
-        memory=memory,
+        memory=memory + sum(shared.values()),
         programs=tuple(programs.values()),
         huge=huge,
         files=others,
@@ -149,6 +152,16 @@ def look(pids: Sequence[int], connections: bool = False, carried: Sequence[Carri
 
 def _bytes(status: Mapping[str, str], name: str) -> int:
     return int(status.get(name, "0").split()[0]) << 10
+
+
+def _shared(pid: int, areas: Sequence[procfs.Area]) -> Iterator[tuple[tuple[str, int], int]]:
+    """Yield the objects of shared memory that PID maps in AREAS, each once for all who map it, and the bytes that it has in memory."""
+    for area in areas:
+        if area.name.startswith(_MEMORY):
+            with suppress(*procfs.GONE):
+                status = os.stat(f"/proc/{pid}/map_files/{area.start:x}-{area.end:x}")
+                if not status.st_nlink and status.st_dev not in hugetlb.devices():
+                    yield (area.device, area.inode), status.st_blocks * 512
 
 
 def _features(status: Mapping[str, str], areas: Sequence[procfs.Area]) -> Iterator[str]:

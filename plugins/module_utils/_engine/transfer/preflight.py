@@ -71,7 +71,7 @@ def look(options: MigrateOptions, pids: Sequence[int], link: Link | None, log: l
         trackers.choose()
         trackers.look(pids)
         obstacles, here = find_obstacles(dump_options(options), pids, trackers)
-    obstacles += [_terminal(pid) for pid in pids if procfs.stat(pid).tty]
+    obstacles += [_terminal(pid) for pid in pids if _has_terminal(pid)]
     there: list[str] = []
     files = CarriedFiles(options.carry_files, options.tree)
     carried, refused = files.look(pids)
@@ -85,6 +85,14 @@ def look(options: MigrateOptions, pids: Sequence[int], link: Link | None, log: l
     if obstacles or known:
         raise UnsupportedError([*known, *obstacles])
     return Found(here, there, files, sum(one.size for one in carried))
+
+
+def _has_terminal(pid: int) -> bool:
+    """Tell whether PID, which may have ended, has a controlling terminal."""
+    try:
+        return procfs.stat(pid).tty != 0
+    except procfs.GONE:
+        return False
 
 
 def _terminal(pid: int) -> Obstacle:

@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
-from typing import Dict, List, NamedTuple, Sequence, Tuple
+from typing import Dict, NamedTuple, Sequence, Tuple
 
+from ..errors import TargetError
 from ..kernel import procfs
 from ..kernel.kcmp import KCMP_FILES, KCMP_FS, group
 from ..resources import attributes
@@ -33,13 +34,31 @@ Shape = Tuple[Member, ...]
 
 
 def look(pids: Sequence[int]) -> Shape:
-    """Return the shape of the tree of PIDS, its root first. Raises OSError for one that is gone."""
+    """Return the shape of the tree of PIDS, its root first, which may run: those that have ended, or left it, are left out.
+
+    Raises TargetError when its root has ended, OSError.
+    """
+    root = pids[0]
+    while True:
+        pids = [pid for pid in pids if procfs.lives(pid)]
+        if root not in pids:
+            raise TargetError(f"process {root} has ended; name one that runs")
+        try:
+            return _look(pids)
+        except procfs.GONE:
+            if all(procfs.lives(pid) for pid in pids):
+                raise
+
+
+def _look(pids: Sequence[int]) -> Shape:
     files, fs = _first(pids, KCMP_FILES), _first(pids, KCMP_FS)
-    found: List[Member] = []
+    found: Dict[int, Member] = {}
     for pid in pids:
         stat = procfs.stat(pid)
-        found.append(Member(pid, stat.ppid if found else 0, stat.pgrp, stat.session, files[pid], fs[pid], attributes.exit_signal(pid)))
-    return tuple(found)
+        if not found or stat.ppid in found:
+            parent = stat.ppid if found else 0
+            found[pid] = Member(pid, parent, stat.pgrp, stat.session, files[pid], fs[pid], attributes.exit_signal(pid))
+    return tuple(found.values())
 
 
 def _first(pids: Sequence[int], kind: int) -> Dict[int, int]:

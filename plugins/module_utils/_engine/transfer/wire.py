@@ -23,10 +23,12 @@ from . import compression
 HELLO, NEEDS, OBSTACLES, TREE, AREAS, PAGES, ROUND_END, APPLIED = range(1, 9)
 IMAGE, DATA, FINAL, READY, COMMIT, RUNNING, ABORT, SETTLE, STATE = range(9, 18)
 PROBE, ZEROS, FILE, PART = range(18, 22)
+OBJECT, SHARED, HOLES = range(22, 25)
 NAMES = tuple(
     """
     hello needs obstacles tree areas pages round-end applied image data final ready commit running abort settle state
     probe zeros file part
+    object shared holes
     """.split()
 )
 LARGEST = 8 << 20

@@ -100,7 +100,7 @@ class MemfdDump(KindDump):
 
     def objects(self) -> list[SharedObject]:
         """Return all objects that were met."""
-        return [SharedObject(inode.entry.shmid, inode.local) for inode in self._inodes.values()]
+        return [SharedObject(inode.entry.shmid, inode.local, inode.entry) for inode in self._inodes.values()]
 
     def write(self, images: ImagesDir) -> None:
         """Write what the objects are; their content is written with the memory."""
@@ -164,9 +164,11 @@ class MemfdRestore(KindRestore):
             fcntl.fcntl(local, F_ADD_SEALS, seals)
 
     def _open_object(self, inode: Entry, entries: Mapping[int, Entry]) -> dict[int, int]:
-        made = _make(inode)
-        if inode.size:
-            fill(made, inode.size, open_chain(self.context.images.path, verify=False).iterate_extents(f"pagemap-shmem-{inode.shmid}"))
+        made = self.context.options.filled(inode.shmid)
+        if made is None:
+            made = make(inode)
+            if inode.size:
+                fill(made, inode.size, open_chain(self.context.images.path, verify=False).iterate_extents(f"pagemap-shmem-{inode.shmid}"))
         os.fchown(made, inode.uid, inode.gid)
         if inode.HasField("mode"):
             os.fchmod(made, stat.S_IMODE(inode.mode))
@@ -200,8 +202,8 @@ class MemfdRestore(KindRestore):
         return {inode.inode_id: inode for inode in found}
 
 
-def _make(inode: Entry) -> int:
-    """Return a descriptor of a new, empty object like INODE. Raises OSError."""
+def make(inode: Entry) -> int:
+    """Return a descriptor of a new, empty object like INODE, a memfd_inode_entry; its owner and seals are for later. Raises OSError."""
     if inode.name == ANONYMOUS and inode.seals == F_SEAL_SEAL:
         return new_anonymous(inode.size)
     if inode.name == ANONYMOUS_HUGE and inode.seals == F_SEAL_SEAL and inode.hugetlb_flag:

@@ -34,7 +34,7 @@ from . import guard
 from .mapping import Mapping, same_flags
 from .pages import PageRuns, PagesFile
 from .sent import SentObjects, SentPages
-from .shared import SharedMemory, SharedObject
+from .shared import SharedContent, SharedMemory, SharedObject
 
 Count = Callable[[int], None]
 SPOOL_LIMIT = 4096
@@ -107,6 +107,7 @@ class MemoryDump:
         log: logging.Logger,
         server: Optional[PageClient] = None,
         make_file: MakeFile = lambda _pid, *words: PagesFile(*words),
+        shared: Optional[SharedContent] = None,
     ) -> None:
         self._make_file = make_file
         self._options = options
@@ -123,9 +124,11 @@ class MemoryDump:
         self._kept = ExitStack()
         self._open_files = ExitStack()
         self._server = server
-        self._shared: Union[SharedMemory, SentObjects] = SentObjects(server) if server is not None else SharedMemory(directory.path)
+        self._shared = shared or (SentObjects(server) if server is not None else SharedMemory(directory.path))
         self._huge = False
         self.dump_id = server.dump_id if server is not None else str(uuid.uuid4())
+        self.running: Dict[int, Tuple[Mapping, ...]] = {}
+        """All mappings of the processes that were scanned while they ran."""
         self.freeze = "hold"
         self.write_time = 0.0
         """Seconds spent in writing pages."""
@@ -149,7 +152,8 @@ class MemoryDump:
         That is what a tracker watches: all else has to be written then anyway.
         """
         watched = trackers.arming != "none"
-        self._scan(pid, trackers, lambda mapping: mapping.holds_pages and (mapping.trackable or not watched), running=True)
+        found = self._scan(pid, trackers, lambda mapping: mapping.holds_pages and (mapping.trackable or not watched), running=True)
+        self.running[pid] = found
 
     def _scan(self, pid: int, trackers: Trackers, wanted: Callable[[Mapping], bool], running: bool) -> Tuple[Mapping, ...]:
         found, tracked = trackers.take(pid)

@@ -112,12 +112,12 @@ class SentObjects:
 
     def copy(self, first_id: int, objects: Sequence[SharedObject]) -> None:
         """Send the content of OBJECTS; the tree stands still. Raises TransferError, OSError."""
-        for shmid, local in objects:
-            image = f"pagemap-shmem-{shmid}"
+        for one in objects:
+            image = f"pagemap-shmem-{one.shmid}"
             self._client.open(image)
-            for run in filled_runs(local):
+            for run in filled_runs(one.local):
                 for start, end in _pieces(run):
-                    data = os.pread(local, end - start, start)
+                    data = os.pread(one.local, end - start, start)
                     padded = data + bytes(end - start - len(data))  # the object may end within its last page
                     self._client.add(image, start, (end - start) // PAGE_SIZE, memoryview(padded))
                 self.pages += run.pages

@@ -14,7 +14,7 @@ import errno
 import mmap
 import os
 from dataclasses import dataclass
-from typing import Iterable, Iterator, List, NamedTuple, Sequence, Tuple
+from typing import Any, Iterable, Iterator, List, NamedTuple, Protocol, Sequence, Tuple
 
 from ...errors import ImagesError
 from ...images.chain import Extent
@@ -36,6 +36,27 @@ class SharedObject(NamedTuple):
     """Its pagemap is pagemap-shmem-SHMID."""
     local: int
     """A descriptor of ours to read it by; its owner closes it."""
+    entry: Any = None
+    """Its memfd_inode_entry; None for a segment of System V shared memory."""
+
+    @property
+    def huge(self) -> bool:
+        """Tell whether it is made of huge pages, which cannot be written but by mapping them. Raises OSError."""
+        return _is_huge(self.local)
+
+
+class SharedContent(Protocol):
+    """What takes the content of shared memory in the stop."""
+
+    @property
+    def pages(self) -> int:
+        """Pages taken."""
+
+    def copy(self, first_id: int, objects: Sequence[SharedObject]) -> None:
+        """Take the content of OBJECTS; pages files may have numbers from FIRST_ID on. Raises EngineError, OSError."""
+
+    def write_images(self, images: ImagesDir) -> None:
+        """Write what images are to know of it."""
 
 
 @dataclass(frozen=True)
@@ -54,10 +75,10 @@ class SharedMemory:
 
     def copy(self, first_id: int, objects: Sequence[SharedObject]) -> None:
         """Write the content of OBJECTS, from pages file FIRST_ID on; the tree stands still. Raises ImagesError, OSError."""
-        for pages_id, (shmid, local) in enumerate(objects, start=first_id):
-            runs = filled_runs(local)
-            self._copy(local, runs, pages_path(self._images_dir, pages_id))
-            self._objects.append(_Object(shmid, pages_id, runs))
+        for pages_id, one in enumerate(objects, start=first_id):
+            runs = filled_runs(one.local)
+            self._copy(one.local, runs, pages_path(self._images_dir, pages_id))
+            self._objects.append(_Object(one.shmid, pages_id, runs))
 
     def _copy(self, source: int, runs: Sequence[Run], path: str) -> None:
         try:
@@ -98,9 +119,14 @@ def _send(target: int, source: int, start: int, end: int) -> None:
         start += done
 
 
+def _is_huge(local: int) -> bool:
+    status = os.fstat(local)
+    return status.st_blksize > PAGE_SIZE and status.st_dev in hugetlb.devices()
+
+
 def filled_runs(local: int) -> Tuple[Run, ...]:
     """Return the runs of pages of LOCAL that hold data. Raises OSError."""
-    ranges = _filled_huge(local) if os.fstat(local).st_dev in hugetlb.devices() else _filled(local)
+    ranges = _filled_huge(local) if _is_huge(local) else _filled(local)
     return tuple(Run(start, (end - start) // PAGE_SIZE, False) for start, end in ranges)
 
 
@@ -147,6 +173,12 @@ def fill(local: int, size: int, extents: Iterable[Extent]) -> None:
             finally:
                 os.close(pages)
     os.ftruncate(local, size)
+
+
+def extents_of(local: int) -> Iterator[Extent]:
+    """Yield the content of the object that our descriptor LOCAL has open, for `fill`. Raises OSError."""
+    for run in filled_runs(local):
+        yield Extent(run.start, run.pages, f"/proc/self/fd/{local}", run.start)
 
 
 def _read(pages: int, extent: Extent, view: memoryview) -> None:

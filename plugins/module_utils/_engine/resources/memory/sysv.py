@@ -11,10 +11,10 @@ images: ipcns-shm-3 (ipc_shm_entry; CRIU has it of IPC namespaces of their own),
 from __future__ import annotations
 
 import os
-from typing import Any, Dict, Iterator, List, Sequence
+from typing import Any, Dict, Iterable, Iterator, List, Sequence
 
 from ...errors import Obstacle, RestoreError, UnsupportedError
-from ...images.chain import Chain
+from ...images.chain import Chain, Extent
 from ...images.image import ImagesDir
 from ...images.schema import message
 from ...images.shared_objects import VMA_AREA_SYSVIPC
@@ -23,9 +23,10 @@ from ...kernel.pagemap import PAGE_SIZE
 from ...kernel.procfs import maps
 from ...kernel.syscall import syscall
 from ...kernel.sysvipc import Segment
+from ...options import Filled
 from ..sysv_objects import ObjectsDump, ObjectsRestore
 from .mapping import Mapping
-from .shared import SharedObject, fill
+from .shared import SharedObject, extents_of, fill
 
 IMAGE = "ipcns-shm-3"
 """3 is the id of the IPC namespace in the ids of every task (resources/inventory.py)."""
@@ -154,8 +155,11 @@ class SysvRestore:
                 yield Obstacle(0, where, f"segment {keys[_key(entry)]} has its key", remedy)
         yield from self._others.check()
 
-    def open(self, chain: Chain) -> None:
-        """Make the segments and fill them from CHAIN. Raises OSError, RestoreError, ChainError, ImagesError."""
+    def open(self, chain: Chain, filled: Filled) -> None:
+        """Make the segments and fill them, from FILLED where that has them, else CHAIN.
+
+        Raises OSError, RestoreError, ChainError, ImagesError.
+        """
         if self._entries:
             chain.verify_pages()  # one that is still there is not to lose its content to damaged images
         found = sysvipc.segments() if self._entries else {}
@@ -168,7 +172,15 @@ class SysvRestore:
                 if made != description.id:
                     raise RestoreError(f"System V shared memory segment {description.id} cannot be made: its id is taken; restore again")
                 sysvipc.set_owner(made, description.uid, description.gid, description.mode)
-            _fill(entry, chain)
+            there = filled(description.id)
+            if there is None:
+                _fill(entry, chain.iterate_extents(f"pagemap-shmem-{description.id}"))
+                continue
+            try:
+                os.ftruncate(there, _whole(entry.size, 0))  # it is read page by page
+                _fill(entry, extents_of(there))
+            finally:
+                os.close(there)
         self._others.open()
 
     def keep(self) -> None:
@@ -190,8 +202,8 @@ def _is_same(segment: Segment, entry: Any) -> bool:
     return (segment.key, segment.size, segment.cuid, segment.cgid) == (_key(entry), entry.size, entry.desc.cuid, entry.desc.cgid)
 
 
-def _fill(entry: Any, chain: Chain) -> None:
-    """Give the segment of ENTRY the content that CHAIN has, and no other."""
+def _fill(entry: Any, extents: Iterable[Extent]) -> None:
+    """Give the segment of ENTRY the content that EXTENTS tell, and no other."""
     address = syscall("shmat", entry.desc.id, 0, 0)
     try:
         area = next(area for area in maps(os.getpid()) if area.start == address)
@@ -199,7 +211,7 @@ def _fill(entry: Any, chain: Chain) -> None:
         try:
             os.ftruncate(local, 0)
             size = _whole(entry.size, hugetlb.shift_of(entry.hugetlb_flag)) if entry.hugetlb_flag else entry.size
-            fill(local, size, chain.iterate_extents(f"pagemap-shmem-{entry.desc.id}"))
+            fill(local, size, extents)
         finally:
             os.close(local)
     finally:
