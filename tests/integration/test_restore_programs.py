@@ -6,13 +6,14 @@
 from __future__ import annotations
 
 import os
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from look import assert_same, look
-from victim import Lab, Victim
+from victim import Lab, Victim, children, state
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,17 @@ def test_each_dump_of_a_chain_is_restored(lab: Lab, kind: Kind, freeze: str) -> 
             assert victim.ask(kind.extra) == "ok"
             assert victim.ask() == "ok"
         lab.end(victim.pid)
+
+
+def test_a_snapshot_that_nobody_has_reaped_yet_is_in_nobodys_way(lab: Lab) -> None:
+    victim = lab.start("memory")
+    path = lab.dump(victim.pid, "1", "--leave-running", "--freeze=snapshot")
+    os.kill(victim.pid, signal.SIGKILL)
+    os.waitpid(victim.pid, 0)
+    left = children() - lab.before  # we are the reaper of orphans, and take our time
+    assert left and all(state(pid) == "Z" for pid in left)
+    lab.restore(path)
+    assert victim.ask() == "ok"
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.program)

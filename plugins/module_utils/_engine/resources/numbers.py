@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from typing import Iterable, Iterator, List
 
@@ -28,14 +29,35 @@ def _await_reaping(tids: List[int]) -> None:
     No event tells that a zombie was reaped.
     """
     deadline = time.monotonic() + _REAPING_TIME
-    while any(procfs.ends(tid) for tid in tids) and time.monotonic() < deadline:
+    while any(map(_comes_free, tids)) and time.monotonic() < deadline:
         time.sleep(_REAPING_STEP)
 
 
-def _taken(tid: int) -> Iterator[Obstacle]:
+def _comes_free(tid: int) -> bool:
+    """Tell whether all who use number TID are ending."""
+    members = _members(tid)
+    return procfs.ends(tid) or (bool(members) and all(map(procfs.ends, members)))
+
+
+def _members(number: int) -> List[int]:
+    """Return the processes of group NUMBER, whose leader has ended: no process can have its number before they are gone (clone3(2))."""
+    if os.path.exists(f"/proc/{number}"):
+        return []
     try:
-        comm = procfs.text(f"/proc/{tid}/comm").strip()
+        os.killpg(number, 0)
+    except (ProcessLookupError, OverflowError):
+        return []
+    except PermissionError:
+        pass  # it is there
+    return [pid for pid in procfs.processes() if number in procfs.numbers(pid)]
+
+
+def _taken(tid: int) -> Iterator[Obstacle]:
+    members = _members(tid)
+    user, use = (members[0], f" as the session or group of process {members[0]}") if members else (tid, "")
+    try:
+        comm = procfs.text(f"/proc/{user}/comm").strip()
     except procfs.GONE:
         return
     remedy = "end that process, or restore in a PID namespace of its own"
-    yield Obstacle(0, f"PID {tid}", f"it is in use on this machine, by {comm}", remedy)
+    yield Obstacle(0, f"PID {tid}", f"it is in use on this machine{use}, by {comm}", remedy)

@@ -35,6 +35,7 @@ class Snapshot:
             self._copy = copy.pid
         try:
             copy.call("close_range", 0, _ALL_DESCRIPTORS, CLOSE_RANGE_UNSHARE)
+            copy.call("setsid")  # what is left of it until init reaps it is not to hold the number of the task's session
         except BaseException:
             self.__exit__()
             raise
