@@ -5,14 +5,22 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from pathlib import Path
 
 import pytest
 from _engine.dump import plan
+from _engine.errors import TargetError
+from _engine.images.chain import open_chain
+from _engine.images.pagemap import PAGE_SIZE
 from _engine.options import DumpOptions
 from _engine.process_info import process_info
+from _engine.resources.memory.pages import PageRuns
 from _engine.target import check_target
+from _engine.tracking import state
+from _engine.tracking.compare import Comparison
 from _engine.transfer import needs, shape
 
 from victim import Lab, Victim, pauses, until
@@ -43,11 +51,12 @@ def test_looks(victim: Victim) -> None:
         assert shape.look(check_target(victim.pid))[0].pid == victim.pid
 
 
-def test_a_chain_of_pre_dumps(lab: Lab, victim: Victim) -> None:
+@pytest.mark.parametrize("tracker", ["auto", "compare"])
+def test_a_chain_of_pre_dumps(lab: Lab, victim: Victim, tracker: str) -> None:
     parent: list[str] = []
     for number in range(1, 6):
         path = lab.images(str(number))
-        lab.run("pre-dump", "--tree", victim.pid, "--images-dir", path, *parent)
+        lab.run("pre-dump", "--tree", victim.pid, "--images-dir", path, "--tracker", tracker, *parent)
         parent = [f"--prev-images-dir=../{number}"]
     path = lab.dump(victim.pid, "6", "--track-mem", *parent)
     lab.reap()
@@ -55,6 +64,30 @@ def test_a_chain_of_pre_dumps(lab: Lab, victim: Victim) -> None:
         lab.restore(path)
         assert victim.ask() == "ok"
         lab.end(victim.pid)
+
+
+def test_what_is_unmapped_while_it_is_compared_is_left_to_the_next_dump(lab: Lab) -> None:
+    victim = lab.start("memory")
+    path = lab.dump(victim.pid, "1", "--leave-running")
+    chain = open_chain(str(path), verify=False)
+    known = next(chain.iterate_extents(f"pagemap-{victim.pid}"))
+    runs = PageRuns()
+    runs.add(known.start, known.start + PAGE_SIZE, False)
+    os.kill(victim.pid, signal.SIGKILL)
+    os.waitpid(victim.pid, 0)
+    with Comparison(victim.pid, chain, f"pagemap-{victim.pid}", tolerant=True) as comparison:
+        assert [run.in_parent for run in comparison.refine(runs)] == [False]
+    with Comparison(victim.pid, chain, f"pagemap-{victim.pid}") as comparison, pytest.raises(TargetError):
+        comparison.refine(runs)
+
+
+def test_nothing_is_remembered_of_who_has_ended(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(state, "DIRECTORY", str(tmp_path / "state"))
+    victim = lab.start("memory")
+    os.kill(victim.pid, signal.SIGKILL)
+    os.waitpid(victim.pid, 0)
+    state.save(victim.pid, state.TrackingState("", "none"))
+    assert not (tmp_path / "state").exists()
 
 
 def test_shared_memory_counts_once(lab: Lab) -> None:

@@ -22,7 +22,9 @@ _STEP = 1 << 20  # bytes compared at once
 class Comparison:
     """Compares the memory of a process, which stands still or is a snapshot, with one pagemap of a chain. A context manager."""
 
-    def __init__(self, pid: int, parent: Chain, name: str) -> None:
+    def __init__(self, pid: int, parent: Chain, name: str, tolerant: bool = False) -> None:
+        """TOLERANT: PID runs, and what it has no more counts as changed."""
+        self._tolerant = tolerant
         self._reader = MemoryReader(pid)
         self._extents = parent.iterate_extents(name)
         self._extent: Optional[Extent] = None
@@ -60,7 +62,11 @@ class Comparison:
                 yield at, extent.start, False
                 at = extent.start
             end = min(run.end, extent.start + extent.pages * PAGE_SIZE, at + _STEP)
-            yield from self._compare(at, self._memory(at, end - at), self._parent(extent, at, end - at))
+            ours = self._memory(at, end - at)
+            if ours:
+                yield from self._compare(at, ours, self._parent(extent, at, end - at))
+            else:
+                yield at, end, False
             at = end
 
     def _reach(self, address: int) -> Optional[Extent]:
@@ -81,9 +87,12 @@ class Comparison:
             yield from self._compare(address + half, ours[half:], theirs[half:])
 
     def _memory(self, address: int, size: int) -> bytes:
+        """Return the memory; nothing where it is gone and that is no error."""
         try:
             self._reader.read_into(self._buffer[:size], [(address, size)])
         except OSError as error:
+            if self._tolerant:
+                return b""
             raise TargetError(
                 f"memory of process {self._reader.pid} at {address:x} cannot be read ({error.strerror}); dump it again"
             ) from error

@@ -58,8 +58,11 @@ def known_inodes() -> Set[int]:
 
 
 def save(pid: int, state: TrackingState) -> None:
-    """Remember STATE of PID."""
-    path = _path(pid)
+    """Remember STATE of PID, if it is still there. Raises KernelError."""
+    try:
+        path = _path(pid)
+    except procfs.GONE:
+        return
     try:
         os.makedirs(DIRECTORY, mode=0o700, exist_ok=True)
         with open(os.open(path + ".partial", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "w", encoding="utf-8") as file:

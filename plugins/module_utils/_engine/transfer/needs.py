@@ -131,7 +131,7 @@ def look(pids: Sequence[int], connections: bool = False, carried: Sequence[Carri
             if connections and any(True for _one in connected(pid, sockets)):
                 features.update(dict.fromkeys(_OF_CONNECTIONS))
     not_there = {*programs, *(one.path for one in carried)}
-    others = tuple(one for path, one in files.items() if path not in not_there)
+    others = tuple(one for path, one in files.items() if path not in not_there and os.path.lexists(path))  # one may be removed by now
     _host, _kernel, cpu = machine()
     return Needs(
         machine=platform.machine(),

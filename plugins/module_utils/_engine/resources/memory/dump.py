@@ -76,9 +76,13 @@ class TaskScan:
 
     def tell(self, source: int) -> Iterator[Tuple[Mapping, Contents]]:
         """Yield the content of each mapping, from process SOURCE where it is not told yet. Raises OSError."""
-        with closing(NoTracker(source)) as teller:
+        with ExitStack() as stack:
+            teller: Optional[NoTracker] = None
             for mapping, content in self.contents:
-                yield mapping, teller.content(mapping, reset=False) if content is None else content
+                if content is None:
+                    teller = teller or stack.enter_context(closing(NoTracker(source)))
+                    content = teller.content(mapping, reset=False)
+                yield mapping, content
 
 
 @dataclass(frozen=True)
@@ -306,7 +310,7 @@ class MemoryDump:
         for index, task in enumerate(self._tasks):
             source = self._sources[task.pid]
             if task.telling == COMPARE and self._parent is not None:
-                with Comparison(source, self._parent, task.name) as comparison:
+                with Comparison(source, self._parent, task.name, tolerant) as comparison:
                     self._tasks[index] = task = replace(task, runs=comparison.refine(task.runs))
             lost = self._file(task).copy(source, early, tolerant)
             if lost:
