@@ -6,14 +6,15 @@
 from __future__ import annotations
 
 import logging
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from functools import partial
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from . import untouched
 from .clock import Clock
 from .dedup import dedup
-from .errors import Obstacle, TargetError, UnsupportedError
+from .errors import KernelError, Obstacle, TargetError, UnsupportedError
 from .images.chain import Chain, open_chain
 from .images.directory import DumpDirectory, bytes_on_disk
 from .images.manifest import DUMP, FileRecord, Manifest
@@ -24,6 +25,7 @@ from .options import DumpOptions, no_hook
 from .parent import open_parent, reading_parent
 from .resources import attributes, clocks, core, numa, preflight, pstree, sharing, uts, zombies
 from .resources.cgroup_roots import Roots
+from .resources.files.accept_queue import AcceptQueues, stopped_at_rest
 from .resources.files.dump import FilesDump
 from .resources.files import kept
 from .resources.files.kept import FilesKept
@@ -96,10 +98,11 @@ def dump(options: DumpOptions, log: logging.Logger) -> DumpResult:
         memory = stack.enter_context(MemoryDump(options, directory, parent, log, server))
         files_kept = stack.enter_context(FilesKept(options.files, options.images_dir, parent))
         files_kept.look_ahead(pids)
-        clock.mark("freezing")
-        with FrozenTree(options.tree, options.timeout) as tree:
+        queues = stack.enter_context(newcomers_kept_away(options, pids, trackers.warnings))
+        freeze, begin = partial(FrozenTree, options.tree, options.timeout), partial(clock.mark_again, "freezing")
+        with stopped_at_rest(freeze, queues, begin) as (tree, accepted):
             clock.mark("frozen")
-            files = stack.enter_context(FilesDump(options, trackers.own_descriptors(tree.pids)))
+            files = stack.enter_context(FilesDump(options, trackers.own_descriptors(tree.pids), accepted))
             mounts = stack.enter_context(MountsDump(options))
             segments = stack.enter_context(sysv.SysvDump())
             work = Work(options, directory, parent, trackers, files, mounts, segments, memory, clock, common, files_kept)
@@ -126,6 +129,26 @@ def dump(options: DumpOptions, log: logging.Logger) -> DumpResult:
     result = report(work, manifest, tuple(task.pid for task in tasks), freed)
     write_dump_stats(options.work_dir or options.images_dir, result)
     return result
+
+
+@contextmanager
+def newcomers_kept_away(options: DumpOptions, pids: Sequence[int], warnings: List[str]) -> Iterator[AcceptQueues]:
+    """Yield where PIDS take connections that would be lost while they wait; none come for the length of the block where others move.
+
+    What keeps them from being kept away is added to WARNINGS. Raises KernelError.
+    """
+    with ExitStack() as stack:
+        try:
+            stays = options.tcp_established and options.leave_running
+            queues = AcceptQueues() if options.skip_in_flight or stays else AcceptQueues.look(pids)
+        except OSError as error:
+            raise KernelError(f"the kernel does not list TCP sockets ({error}); load the module tcp_diag") from error
+        if options.tcp_established:
+            try:
+                stack.enter_context(queues.closed())
+            except OSError as error:
+                warnings.append(f"new connections that come during the stop are reset, since they cannot be kept away ({error})")
+        yield queues
 
 
 def common_tables(options: DumpOptions) -> core.Tables:
@@ -196,7 +219,7 @@ def _obstacles_of(options: DumpOptions, pids: Sequence[int], trackers: Trackers)
             obstacles += [*mapping.obstacles(pid, surveys[pid]), *guard.obstacles(pid, surveys[pid])]
         except PermissionError as error:
             raise TargetError(f"process {pid} cannot be read ({error.strerror}); run as root, or with CAP_SYS_PTRACE") from error
-    obstacles += sysv.obstacles(surveys)
+    obstacles += sysv.obstacles(surveys, stopped=False)
     with MountsDump(options) as mounts:
         obstacles += mounts.obstacles(pids)
     obstacles += uts.obstacles(pids)

@@ -31,6 +31,7 @@ from .kernel import procfs
 from .kernel.urgency import urgent
 from .options import Connect, DumpOptions, MigrateOptions
 from .resources import pstree, sharing, zombies
+from .resources.files.accept_queue import stopped_at_rest
 from .resources.files.dump import FilesDump
 from .resources.files.tcp_guard import lock_table
 from .resources.inventory import inventory
@@ -213,10 +214,11 @@ class _Move:
             make_file, shared = partial(self._last_pages, ground), LastShared(self._shared, options.images_dir)
             memory = stack.enter_context(MemoryDump(options, directory, self._sent, self._log, make_file=make_file, shared=shared))
             self._hook("pre-freeze")
-            clock.mark("freezing")
-            with urgent(), FrozenTree(options.tree, options.timeout) as tree:
+            queues = stack.enter_context(dumping.newcomers_kept_away(options, pids, self._warnings))
+            frozen, begin = partial(FrozenTree, options.tree, options.timeout), partial(clock.mark_again, "freezing")
+            with urgent(), stopped_at_rest(frozen, queues, begin) as (tree, accepted):
                 clock.mark("frozen")
-                files = stack.enter_context(FilesDump(options, trackers.own_descriptors(tree.pids)))
+                files = stack.enter_context(FilesDump(options, trackers.own_descriptors(tree.pids), accepted))
                 mounts, segments = stack.enter_context(MountsDump(options)), stack.enter_context(SysvDump())
                 common = dumping.common_tables(options)
                 work = dumping.Work(options, directory, None, trackers, files, mounts, segments, memory, clock, common)

@@ -40,6 +40,8 @@ _NLA_F_NESTED = 0x8000
 _BUFFER = 1 << 16
 _ELEMENTS = 500
 """Of a set, in one message: an attribute is shorter than 64 KiB."""
+_FLAGS_AT, _SYN, _ACK = 13, 0x02, 0x10
+"""Where a TCP header has its flags, and two of them (RFC 9293)."""
 _HOOKS = (("output", NF_INET_LOCAL_OUT), ("input", NF_INET_LOCAL_IN))
 
 
@@ -103,6 +105,15 @@ class Nftables:
         """Make TABLE, which drops FLOWS; OWNED: for as long as this socket is open. OSError when that is not possible, or it exists."""
         self._batch(list(_table(table, flows, owned)))
 
+    def keep_away(self, table: str, listeners: Iterable[tuple[bytes, int]]) -> None:
+        """Make TABLE, for as long as this socket is open: it drops the first packet of each new TCP connection to LISTENERS.
+
+        Each is an address of 4 or 16 bytes, zeros for any, and a port. OSError when that is not possible.
+        """
+        rules = [_rule(table, "input", _dropping_first(*one)) for one in sorted(set(listeners))]
+        made = _message(NFT_MSG_NEWTABLE, NLM_F_CREATE | NLM_F_EXCL, _text(1, table) + _number(2, NFT_TABLE_F_OWNER))
+        self._batch([made, _chain(table, "input", NF_INET_LOCAL_IN), *rules])
+
     def has(self, table: str) -> bool:
         """Tell whether there is TABLE. OSError when the kernel does not say so to us."""
         self._socket.send(_message(NFT_MSG_GETTABLE, 0, _text(1, table)))
@@ -162,8 +173,7 @@ def _table(table: str, flows: Iterable[Flow], owned: bool) -> Iterator[bytes]:
             listed = b"".join(_nest(1, _nest(1, _attribute(1, _key(flow)))) for flow in some[at : at + _ELEMENTS])
             yield _message(NFT_MSG_NEWSETELEM, NLM_F_CREATE, _text(1, table) + _text(2, protocol.name) + _nest(3, listed))
     for chain, hook in _HOOKS:
-        hooked = _nest(4, _number(1, hook) + _number(2, 0))
-        yield _message(NFT_MSG_NEWCHAIN, NLM_F_CREATE, _text(1, table) + _text(3, chain) + hooked + _text(7, "filter"))
+        yield _chain(table, chain, hook)
         passing = [_meta(NFT_META_MARK), _compare(struct.pack("=I", MARK)), _verdict(NF_ACCEPT)]
         yield _rule(table, chain, passing)
         for protocol, _some in protocols:
@@ -194,6 +204,28 @@ def _dropping(protocol: _Protocol) -> list[bytes]:
     ]
 
 
+def _dropping_first(address: bytes, port: int) -> list[bytes]:
+    """Return the expressions that drop a packet to ADDRESS and PORT that begins a connection."""
+    protocol = _IPV4 if len(address) == _IPV4.length else _IPV6
+    own = [_load(NFT_REG32_00, NFT_PAYLOAD_NETWORK_HEADER, protocol.source_offset + protocol.length, protocol.length), _compare(address)]
+    return [
+        *([_meta(NFT_META_NFPROTO), _compare(bytes([protocol.number])), *own] if any(address) else []),  # [::] takes IPv4 too
+        _meta(NFT_META_L4PROTO),
+        _compare(bytes([socket.IPPROTO_TCP])),
+        _load(NFT_REG32_00, NFT_PAYLOAD_TRANSPORT_HEADER, 2, 2),
+        _compare(struct.pack("!H", port)),
+        _load(NFT_REG32_00, NFT_PAYLOAD_TRANSPORT_HEADER, _FLAGS_AT, 1),
+        _masked(bytes([_SYN | _ACK])),
+        _compare(bytes([_SYN])),
+        _verdict(NF_DROP),
+    ]
+
+
+def _chain(table: str, chain: str, hook: int) -> bytes:
+    hooked = _nest(4, _number(1, hook) + _number(2, 0))
+    return _message(NFT_MSG_NEWCHAIN, NLM_F_CREATE, _text(1, table) + _text(3, chain) + hooked + _text(7, "filter"))
+
+
 def _rule(table: str, chain: str, expressions: Sequence[bytes]) -> bytes:
     body = _text(1, table) + _text(2, chain) + _nest(4, b"".join(expressions))
     return _message(NFT_MSG_NEWRULE, NLM_F_CREATE | NLM_F_APPEND, body)
@@ -205,6 +237,12 @@ def _meta(key: int) -> bytes:
 
 def _compare(value: bytes) -> bytes:
     return _expression("cmp", _number(1, NFT_REG32_00) + _number(2, 0) + _nest(3, _attribute(1, value)))
+
+
+def _masked(mask: bytes) -> bytes:
+    """Return what leaves only the bits of MASK in the register."""
+    same, flipped = _nest(4, _attribute(1, mask)), _nest(5, _attribute(1, bytes(len(mask))))
+    return _expression("bitwise", _number(1, NFT_REG32_00) + _number(2, NFT_REG32_00) + _number(3, len(mask)) + same + flipped)
 
 
 def _load(register: int, header: int, offset: int, length: int) -> bytes:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 
 from ...errors import KernelError, Obstacle, TargetError, UnsupportedError
 from ...images.image import ImagesDir
@@ -33,6 +34,7 @@ from .survey import Survey
 from .unsupported import unsupported
 
 FD_CLOEXEC = 1
+_Places = frozenset[tuple[int, int]]  # pid and fd
 _LOOKS, _FEWEST_LOOKS, _PATIENCE = 20, 5, 1.0  # the last in seconds
 """At a running tree: what it closes while we look, and our copy keeps open for that moment, can seem to be an obstacle."""
 
@@ -40,9 +42,10 @@ _LOOKS, _FEWEST_LOOKS, _PATIENCE = 20, 5, 1.0  # the last in seconds
 class FilesDump:
     """The descriptors of a tree on their way into the images. A context manager; `close` drops every copy."""
 
-    def __init__(self, options: DumpOptions, leave_out: frozenset[tuple[int, int]] = frozenset()) -> None:
-        """LEAVE_OUT: (pid, fd) of descriptors that are ours and no part of the tree."""
+    def __init__(self, options: DumpOptions, leave_out: _Places = frozenset(), accepted: frozenset[int] | None = None) -> None:
+        """LEAVE_OUT: descriptors that are ours and no part of the tree. ACCEPTED: as the DumpContext has it."""
         self._options = options
+        self._accepted = accepted
         self._leave_out = leave_out
         self._warnings: dict[str, None] = {}
         self._collection: _Collection | None = None
@@ -134,23 +137,24 @@ class FilesDump:
             self._collection.close()
 
     def _look(self, pids: Sequence[int]) -> list[Obstacle]:
-        collection = _Collection(self._options, self._leave_out, self._warnings)
-        try:
+        with closing(self._new()) as collection:
             return collection.obstacles(pids)
-        finally:
-            collection.close()
 
     def _opened(self) -> _Collection:
         if self._collection is None:
-            self._collection = _Collection(self._options, self._leave_out, self._warnings)
+            self._collection = self._new()
         return self._collection
+
+    def _new(self) -> _Collection:
+        return _Collection(self._options, self._leave_out, self._warnings, self._accepted)
 
 
 class _Collection:
     """What one dump has gathered: the DumpContext of the kinds."""
 
-    def __init__(self, options: DumpOptions, leave_out: frozenset[tuple[int, int]], warnings: dict[str, None]) -> None:
+    def __init__(self, options: DumpOptions, leave_out: _Places, warnings: dict[str, None], accepted: frozenset[int] | None) -> None:
         self.options = options
+        self.accepted = accepted
         self.table_ids: dict[int, int] = {}
         self.view = TreeView()
         self._warnings = warnings

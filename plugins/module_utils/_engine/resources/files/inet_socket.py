@@ -144,17 +144,25 @@ class InetDump(KindDump):
     def _check_tcp(self, file: OpenFile, sock: socket.socket) -> Iterator[Obstacle]:
         state, waiting, _backlog = _tcp_info(sock)
         if state == TCP_LISTEN and waiting:
-            what = "connections that wait to be accepted are not carried; their clients must connect again"
-            if self.context.options.skip_in_flight:
-                self.context.warn(f"process {file.pid}, {file.where}: {what}")
-            else:
-                yield file.obstacle("connections wait to be accepted", "dump it again when they are, or let them go with skip_in_flight")
+            yield from self._check_waiting(file)
         elif is_connection(sock) and sock.proto == IPPROTO_MPTCP:
             yield file.obstacle("a connection of MPTCP, whose paths are not carried", "run the program, or its peer, without MPTCP")
         elif is_connection(sock):
             yield from self._connections.check(file, sock)
             return
         yield from check_keys(self.context, file, sock)
+
+    def _check_waiting(self, file: OpenFile) -> Iterator[Obstacle]:
+        """Refuse connections that wait to be accepted, where they would be lost: who goes on has them still."""
+        options, accepted = self.context.options, self.context.accepted
+        if accepted is None and options.tcp_established:
+            return  # the tree is stopped when nobody waits, if that matters
+        stays = options.tcp_established and options.leave_running
+        if options.skip_in_flight or stays or (accepted is not None and file.stat.st_ino in accepted):
+            what = "connections that wait to be accepted are not carried; their clients must connect again"
+            self.context.warn(f"process {file.pid}, {file.where}: {what}" + (", should it be restored" if stays else ""))
+        else:
+            yield file.obstacle("connections wait to be accepted", "dump it again when they are, or let them go with skip_in_flight")
 
     def _state(self, file: OpenFile, sock: socket.socket, entry: Entry) -> None:
         entry.backlog, entry.state = 0, TCP_ESTABLISHED if entry.dst_port else TCP_CLOSE

@@ -75,6 +75,8 @@ class DumpContext(Protocol):
     options: DumpOptions
     view: TreeView
     """Looks up paths as the tree does."""
+    accepted: frozenset[int] | None
+    """Inodes of sockets that take connections, on which nobody waited when the tree had stopped; None before that."""
 
     def new_id(self) -> int:
         """Return a file id that nothing has yet."""

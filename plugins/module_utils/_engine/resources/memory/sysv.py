@@ -11,6 +11,7 @@ images: ipcns-shm-3 (ipc_shm_entry; CRIU has it of IPC namespaces of their own),
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from typing import Any, Dict, Iterable, Iterator, List, Sequence
 
 from ...errors import Obstacle, RestoreError, UnsupportedError
@@ -18,9 +19,8 @@ from ...images.chain import Chain, Extent
 from ...images.image import ImagesDir
 from ...images.schema import message
 from ...images.shared_objects import VMA_AREA_SYSVIPC
-from ...kernel import hugetlb, sysvipc
+from ...kernel import hugetlb, procfs, sysvipc
 from ...kernel.pagemap import PAGE_SIZE
-from ...kernel.procfs import maps
 from ...kernel.syscall import syscall
 from ...kernel.sysvipc import Segment
 from ...options import Filled
@@ -31,6 +31,11 @@ from .shared import SharedObject, extents_of, fill
 IMAGE = "ipcns-shm-3"
 """3 is the id of the IPC namespace in the ids of every task (resources/inventory.py)."""
 
+_NAME = "/SYSV"
+"""What the names of segments begin with in /proc/PID/maps (newseg in ipc/shm.c)."""
+Mappings = Dict[int, Sequence[Mapping]]
+"""By process."""
+
 
 class SysvDump:
     """The segments of a tree while it is dumped. A context manager."""
@@ -39,7 +44,7 @@ class SysvDump:
         self._attached: Dict[int, int] = {}
         """Our descriptors of the segments, by their ids."""
         self._segments: Dict[int, Segment] = {}
-        self._surveys: Dict[int, Sequence[Mapping]] = {}
+        self._surveys: Mappings = {}
         self._others = ObjectsDump()
 
     @property
@@ -84,8 +89,11 @@ class SysvDump:
         self._others.write(images)
 
 
-def obstacles(surveys: Dict[int, Sequence[Mapping]]) -> Iterator[Obstacle]:
-    """Yield what cannot be carried of the segments of a tree; SURVEYS: the mappings of its processes."""
+def obstacles(surveys: Mappings, stopped: bool = True) -> Iterator[Obstacle]:
+    """Yield what cannot be carried of the segments of a tree; SURVEYS: the mappings of its processes, the root's first.
+
+    Unless it is STOPPED, processes come and go in it, and others attach what these have attached: then only who is seen outside counts.
+    """
     attached = [(pid, mapping) for pid, mappings in surveys.items() for mapping in mappings if mapping.status & VMA_AREA_SYSVIPC]
     if not attached:
         return
@@ -98,8 +106,22 @@ def obstacles(surveys: Dict[int, Sequence[Mapping]]) -> Iterator[Obstacle]:
         elif area.offset or area.end - area.start != _whole(segment.size, mapping.huge_shift):
             yield Obstacle(pid, where, f"it is a part of segment {segment.id} only", "detach it before the dump")
         elif segment.attachments > sum(other.area.inode == segment.id for _pid, other in attached):
-            why = f"segment {segment.id} is attached by a process outside of the tree too"
-            yield Obstacle(pid, where, why, "dump a tree that holds all of them, or detach it there")
+            other = _attached_outside(segment.id, next(iter(surveys)))
+            if other or stopped:
+                who = f"process {other}" if other else "a process"
+                why = f"segment {segment.id} is attached by {who} outside of the tree too"
+                yield Obstacle(pid, where, why, "dump a tree that holds all of them, or detach it there")
+
+
+def _attached_outside(shmid: int, root: int) -> int:
+    """Return a process outside of the tree under ROOT that has segment SHMID attached; 0 when we see none."""
+    tree = set(procfs.descendants(root))
+    for pid in procfs.processes():
+        with suppress(*procfs.GONE, PermissionError):
+            attached = pid not in tree and any(area.inode == shmid and area.name.startswith(_NAME) for area in procfs.maps(pid))
+            if attached and pid not in procfs.descendants(root):  # it may have come just now
+                return pid
+    return 0
 
 
 def _whole(size: int, huge_shift: int) -> int:
@@ -206,7 +228,7 @@ def _fill(entry: Any, extents: Iterable[Extent]) -> None:
     """Give the segment of ENTRY the content that EXTENTS tell, and no other."""
     address = syscall("shmat", entry.desc.id, 0, 0)
     try:
-        area = next(area for area in maps(os.getpid()) if area.start == address)
+        area = next(area for area in procfs.maps(os.getpid()) if area.start == address)
         local = os.open(f"/proc/self/map_files/{area.start:x}-{area.end:x}", os.O_RDWR | os.O_CLOEXEC)
         try:
             os.ftruncate(local, 0)
