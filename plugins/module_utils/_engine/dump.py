@@ -96,6 +96,7 @@ def dump(options: DumpOptions, log: logging.Logger) -> DumpResult:
         message("core_entry")  # builds the whole schema, once: not in the stop
         server = stack.enter_context(PageClient(options.page_server, pids, parent)) if options.page_server else None
         memory = stack.enter_context(MemoryDump(options, directory, parent, log, server))
+        memory.look_ahead()
         files_kept = stack.enter_context(FilesKept(options.files, options.images_dir, parent))
         files_kept.look_ahead(pids)
         queues = stack.enter_context(newcomers_kept_away(options, pids, trackers.warnings))
@@ -343,7 +344,7 @@ def report(work: Work, manifest: Manifest, pids: Tuple[int, ...], freed: int) ->
         pages_skipped_parent=figures.in_parent,
         pages_written=figures.written,
         shpages_scanned=figures.shared_scanned,
-        shpages_skipped_parent=0,
+        shpages_skipped_parent=figures.shared_in_parent,
         shpages_written=figures.shared_written,
         bytes_written=bytes_on_disk(options.images_dir),
         bytes_deduplicated=freed,

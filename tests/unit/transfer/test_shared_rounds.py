@@ -16,9 +16,9 @@ from _engine.images.ranges import total
 from _engine.kernel.fallocate import punch_holes
 from _engine.progress import Progress
 from _engine.resources.memory.shared import SharedObject
-from _engine.transfer import shared_changes
+from _engine.resources.memory import seen as seen_objects
 from _engine.transfer.codec import unpack_object, unpack_pages, unpack_zeros
-from _engine.transfer.shared_changes import Emptied, Filled, SeenObject
+from _engine.resources.memory.seen import Emptied, Filled, SeenObject
 from _engine.transfer.shared_ground import SharedGround
 from _engine.transfer.shared_rounds import SharedRounds
 from _engine.transfer.wire import HOLES, OBJECT, SHARED
@@ -30,7 +30,7 @@ _PAGES = 1000
 def any_digest(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Compare by each of the digests."""
     if request.param == "sha256":
-        monkeypatch.setattr(shared_changes, "digest", shared_changes._sha256)
+        monkeypatch.setattr(seen_objects, "digest", seen_objects._sha256)
 
 
 @pytest.fixture

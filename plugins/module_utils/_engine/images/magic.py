@@ -62,6 +62,7 @@ KINDS = (
     Kind("pagemap", 0x56084025, "pagemap_head", _DECIMAL, then="pagemap_entry"),
     Kind("pagemap-shmem", 0x56084025, "pagemap_head", _DECIMAL, then="pagemap_entry"),
     Kind("sent-pagemap", 0x56084025, "pagemap_head", _DECIMAL, then="pagemap_entry"),  # ours: what was sent to a page server
+    Kind("digests-shmem", 0x56084025, "pagemap_head", _DECIMAL, then="pagemap_entry"),  # ours: resources/memory/digests.py
     Kind("sigacts", 0x55344201, "sa_entry", _DECIMAL),
     Kind("itimers", 0x57464056, "itimer_entry", _DECIMAL),
     Kind("posix-timers", 0x52603957, "posix_timer_entry", _DECIMAL),

@@ -22,6 +22,8 @@ EXTENSIONS: Mapping[str, Fields] = {
     "mnt_entry": optional("stillframe_mount_entry", stillframe=_OWN),
     "netlink_sk_entry": optional("stillframe_netlink_entry", stillframe=_OWN),
     "packet_sock_entry": optional("stillframe_packet_entry", stillframe=_OWN),
+    "pagemap_entry": optional("bytes", stillframe_whole=_OWN, stillframe_pages=_OWN + 1),
+    "pagemap_head": optional("string", stillframe_algorithm=_OWN),
     "reg_file_entry": optional("bool", stillframe_outside=_OWN),
     "sk_packet_entry": optional("stillframe_sender", stillframe=_OWN),
     "tty_data_entry": optional("stillframe_tty_data", stillframe=_OWN),

@@ -21,8 +21,8 @@ from ..images.shared_objects import VMA_AREA_SYSVIPC
 from ..kernel import procfs
 from ..kernel.memory import MemoryReader
 from ..kernel.pagemap import PAGE_SIZE
+from ..resources.memory.filled import filled_runs
 from ..resources.memory.mapping import VMA_AREA_MEMFD, Mapping, survey
-from ..resources.memory.shared import filled_runs
 from ..transfer.forecast import Writing
 from .tracker import NoTracker
 

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..images.pagemap import PAGE_SIZE
+from ..resources.memory.seen import LOOK_RATE
 from ..results import Forecast, RoundFigures
 from .convergence import STOP_TIME, UNTRACKED, enough
-from .shared_changes import LOOK_RATE
 
 ASSUMED_RATE = 117_000_000
 """Bytes a second, where nothing tells better: what TCP gets through 1 Gbit/s."""

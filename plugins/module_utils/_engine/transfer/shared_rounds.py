@@ -28,7 +28,7 @@ from ..resources.memory import mapping
 from ..resources.memory.shared import SharedMemory, SharedObject
 from ..resources.memory.sysv import SysvDump
 from .codec import ObjectFacts, pack_object, pack_pages
-from .shared_changes import Change, Emptied, SeenObject
+from ..resources.memory.seen import Change, Emptied, SeenObject
 from .wire import HOLES, OBJECT, SHARED, Link
 
 _BLOCK = 512
@@ -122,6 +122,14 @@ class LastShared:
     def pages(self) -> int:
         """Pages sent or written."""
         return self._rounds.pages + self._huge.pages
+
+    @property
+    def pages_in_parent(self) -> int:
+        """None: what did not change is not counted."""
+        return 0
+
+    def look_ahead(self) -> None:
+        """Do nothing: all is known from the rounds."""
 
     def copy(self, first_id: int, objects: Sequence[SharedObject]) -> None:
         """Send or write the content of OBJECTS; the tree stands still. Raises MoveError, ImagesError, OSError."""

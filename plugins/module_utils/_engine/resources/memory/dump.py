@@ -55,6 +55,7 @@ class Figures:
     in_parent: int = 0
     written: int = 0
     shared_scanned: int = 0
+    shared_in_parent: int = 0
     shared_written: int = 0
 
 
@@ -128,7 +129,7 @@ class MemoryDump:
         self._kept = ExitStack()
         self._open_files = ExitStack()
         self._server = server
-        self._shared = shared or (SentObjects(server) if server is not None else SharedMemory(directory.path))
+        self._shared = shared or (SentObjects(server) if server is not None else SharedMemory(directory.path, parent, options.track_mem))
         self._huge = False
         self.dump_id = server.dump_id if server is not None else str(uuid.uuid4())
         self.running: Dict[int, Tuple[Mapping, ...]] = {}
@@ -144,6 +145,10 @@ class MemoryDump:
     def __exit__(self, *exc: object) -> None:
         self._kept.close()
         self._open_files.close()
+
+    def look_ahead(self) -> None:
+        """Do what need not be done in the stop. Raises ChainError, ImagesError."""
+        self._shared.look_ahead()
 
     def scan(self, task: Task, trackers: Trackers) -> Tuple[Mapping, ...]:
         """Find what a stopped TASK is to have written, and reset its tracker. Returns its mappings."""
@@ -345,7 +350,8 @@ class MemoryDump:
         """Return the counts."""
         written = sum(task.runs.pages_written for task in self._tasks)
         in_parent = sum(task.runs.pages_in_parent for task in self._tasks)
-        return Figures(written + in_parent, in_parent, written, self._shared.pages, self._shared.pages)
+        shared, left = self._shared.pages, self._shared.pages_in_parent
+        return Figures(written + in_parent, in_parent, written, shared + left, left, shared)
 
     def _pages_to_write(self) -> int:
         return sum(task.runs.pages_written for task in self._tasks)

@@ -20,7 +20,8 @@ from ...kernel.pagemap import PAGE_SIZE
 from ...progress import uncounted
 from ...transfer.page_client import PageClient
 from .pages import PageRun, PageRuns
-from .shared import SharedObject, filled_runs
+from .filled import filled_runs
+from .shared import SharedObject
 
 _PIECE = 256
 """Pages that are read and sent at once."""
@@ -109,6 +110,10 @@ class SentObjects:
         self._client = client
         self.pages = 0
         """Pages sent."""
+        self.pages_in_parent = 0
+
+    def look_ahead(self) -> None:
+        """Do nothing: every dump sends them whole."""
 
     def copy(self, first_id: int, objects: Sequence[SharedObject]) -> None:
         """Send the content of OBJECTS; the tree stands still. Raises TransferError, OSError."""

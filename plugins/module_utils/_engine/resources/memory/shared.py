@@ -4,7 +4,7 @@
 """The content of memory that tasks share: one object, however many map it or have it open.
 
 images: pagemap-shmem-ID with its own pages file. Addresses in it count from the object's start. Write-protection knows one
-address space only, so the whole object counts as changed in every dump.
+address space only, so what has changed since the parent is found by digests of its content.
 """
 
 from __future__ import annotations
@@ -14,17 +14,20 @@ import errno
 import mmap
 import os
 from dataclasses import dataclass
-from typing import Any, Iterable, Iterator, List, NamedTuple, Protocol, Sequence, Tuple
+from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Optional, Protocol, Sequence, Tuple
 
 from ...errors import ImagesError
-from ...images.chain import Extent
+from ...images.chain import Chain, Extent
 from ...images.fault import fault
 from ...images.image import ImagesDir
 from ...images.pagemap import PAGE_SIZE, Run, pages_path, write_runs
-from ...kernel import hugetlb
+from ...images.ranges import Range, difference, merged
+from . import digests
+from .filled import filled_runs, is_huge
+from .seen import Filled, SeenObject
 
-_CHUNK = 1 << 21
-"""Bytes of an object of huge pages that are read at once."""
+_PIECE = 1 << 21
+"""Bytes of an object of huge pages that are written at once."""
 _LARGEST = 1 << 30
 """Bytes moved by one system call, which takes less than 2 GiB."""
 
@@ -42,7 +45,7 @@ class SharedObject(NamedTuple):
     @property
     def huge(self) -> bool:
         """Tell whether it is made of huge pages, which cannot be written but by mapping them. Raises OSError."""
-        return _is_huge(self.local)
+        return is_huge(self.local)
 
 
 class SharedContent(Protocol):
@@ -51,6 +54,13 @@ class SharedContent(Protocol):
     @property
     def pages(self) -> int:
         """Pages taken."""
+
+    @property
+    def pages_in_parent(self) -> int:
+        """Pages left to the parent."""
+
+    def look_ahead(self) -> None:
+        """Do what need not be done in the stop. Raises EngineError."""
 
     def copy(self, first_id: int, objects: Sequence[SharedObject]) -> None:
         """Take the content of OBJECTS; pages files may have numbers from FIRST_ID on. Raises EngineError, OSError."""
@@ -62,48 +72,106 @@ class SharedContent(Protocol):
 @dataclass(frozen=True)
 class _Object:
     shmid: int
+    path: str
+    """Of its pages file."""
     pages_id: int
     runs: Tuple[Run, ...]
+    seen: Optional[SeenObject]
+    """None when it was not compared, but copied whole."""
 
 
 class SharedMemory:
     """The shared objects of a tree while it is dumped."""
 
-    def __init__(self, images_dir: str) -> None:
+    def __init__(self, images_dir: str, parent: Optional[Chain] = None, remember: bool = False) -> None:
+        """REMEMBER: a dump may come that has this one as its parent."""
         self._images_dir = images_dir
+        self._parent = parent
+        self._remember = remember
+        self._before: Dict[int, SeenObject] = {}
         self._objects: List[_Object] = []
+
+    def look_ahead(self) -> None:
+        """Read what the parent tells of its objects: the tree runs still. Raises ChainError, ImagesError."""
+        for name in self._parent.top.pagemaps() if self._parent is not None else ():
+            shmid = name.rpartition("-")[2] if name.startswith("pagemap-shmem-") else ""
+            seen = digests.read(self._parent.top, int(shmid)) if self._parent is not None and shmid else None
+            if seen is not None:
+                self._before[int(shmid)] = seen
 
     def copy(self, first_id: int, objects: Sequence[SharedObject]) -> None:
         """Write the content of OBJECTS, from pages file FIRST_ID on; the tree stands still. Raises ImagesError, OSError."""
         for pages_id, one in enumerate(objects, start=first_id):
-            runs = filled_runs(one.local)
-            self._copy(one.local, runs, pages_path(self._images_dir, pages_id))
-            self._objects.append(_Object(one.shmid, pages_id, runs))
-
-    def _copy(self, source: int, runs: Sequence[Run], path: str) -> None:
-        try:
-            target = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            path, seen = pages_path(self._images_dir, pages_id), None if one.huge else self._before.get(one.shmid)
             try:
-                end = 0
-                for run in runs:
-                    _send(target, source, run.start, run.end)
-                    end += run.end - run.start
-                    os.lseek(target, end, os.SEEK_SET)  # behind what the object's end cuts off its last page
-                os.truncate(target, end)
-            finally:
-                os.close(target)
-        except OSError as error:
-            raise ImagesError(str(fault("write", path, error))) from error
+                target = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+                try:
+                    runs = _copy(target, one.local) if seen is None else _copy_changes(target, one.local, seen)
+                finally:
+                    os.close(target)
+            except OSError as error:
+                raise ImagesError(str(fault("write", path, error))) from error
+            self._objects.append(_Object(one.shmid, path, pages_id, runs, seen))
 
     def write_images(self, images: ImagesDir) -> None:
-        """Write the pagemaps."""
+        """Write the pagemaps, and the digests for the next dump. Raises ImagesError."""
         for one in self._objects:
             write_runs(images, f"pagemap-shmem-{one.shmid}", one.pages_id, one.runs)
+            if self._remember:
+                digests.write(images, one.shmid, one.seen or _seen(one))
 
     @property
     def pages(self) -> int:
         """Pages written."""
-        return sum(run.pages for one in self._objects for run in one.runs)
+        return sum(run.pages for one in self._objects for run in one.runs if not run.in_parent)
+
+    @property
+    def pages_in_parent(self) -> int:
+        """Pages left to the parent."""
+        return sum(run.pages for one in self._objects for run in one.runs if run.in_parent)
+
+
+def _copy(target: int, source: int) -> Tuple[Run, ...]:
+    """Write all of SOURCE to TARGET, and return what that is."""
+    runs, end = filled_runs(source), 0
+    for run in runs:
+        _send(target, source, run.start, run.end)
+        end += run.end - run.start
+        os.lseek(target, end, os.SEEK_SET)  # behind what the object's end cuts off its last page
+    os.truncate(target, end)
+    return runs
+
+
+def _copy_changes(target: int, source: int, seen: SeenObject) -> Tuple[Run, ...]:
+    """Write what of SOURCE is not as it was SEEN before to TARGET; return that, and what is left to the parent."""
+    written: List[Range] = []
+    for change in seen.changes(source, os.fstat(source).st_size):
+        if isinstance(change, Filled):
+            written += change.ranges
+            _write(target, change.data)
+    runs = [_run(one, False) for one in merged(written)] + [_run(one, True) for one in difference(seen.ranges, merged(written))]
+    return tuple(sorted(runs))
+
+
+def _write(target: int, data: memoryview) -> None:
+    while data:
+        data = data[os.write(target, data) :]
+
+
+def _run(one: Range, in_parent: bool) -> Run:
+    return Run(one[0], (one[1] - one[0]) // PAGE_SIZE, in_parent)
+
+
+def _seen(one: _Object) -> SeenObject:
+    """Return an object as it was copied, from its pages. Raises ImagesError."""
+    try:
+        pages = os.open(one.path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return SeenObject.of_pages(pages, one.runs)
+        finally:
+            os.close(pages)
+    except (OSError, EOFError) as error:
+        raise ImagesError(f"{one.path} cannot be read again ({error}); see the disk") from error
 
 
 def _send(target: int, source: int, start: int, end: int) -> None:
@@ -113,44 +181,10 @@ def _send(target: int, source: int, start: int, end: int) -> None:
         except OSError as error:
             if error.errno != errno.EINVAL:
                 raise
-            done = os.write(target, os.pread(source, min(_CHUNK, end - start), start))  # hugetlbfs can only be read
+            done = os.write(target, os.pread(source, min(_PIECE, end - start), start))  # hugetlbfs can only be read
         if not done:
             return  # the object ends within its last page
         start += done
-
-
-def _is_huge(local: int) -> bool:
-    status = os.fstat(local)
-    return status.st_blksize > PAGE_SIZE and status.st_dev in hugetlb.devices()
-
-
-def filled_runs(local: int) -> Tuple[Run, ...]:
-    """Return the runs of pages of LOCAL that hold data. Raises OSError."""
-    ranges = _filled_huge(local) if _is_huge(local) else _filled(local)
-    return tuple(Run(start, (end - start) // PAGE_SIZE, False) for start, end in ranges)
-
-
-def _filled(fd: int) -> Iterator[Tuple[int, int]]:
-    """Yield the ranges of FD that hold data (lseek(2), SEEK_DATA)."""
-    at = 0
-    while True:
-        try:
-            start = os.lseek(fd, at, os.SEEK_DATA)
-        except OSError as error:
-            if error.errno == errno.ENXIO:
-                return
-            raise
-        at = os.lseek(fd, start, os.SEEK_HOLE)
-        yield start, -(-at // PAGE_SIZE) * PAGE_SIZE
-
-
-def _filled_huge(fd: int) -> Iterator[Tuple[int, int]]:
-    """Yield the ranges of FD that are not zeros: hugetlbfs does not tell its holes."""
-    at, zeros = 0, bytes(_CHUNK)
-    while content := os.pread(fd, _CHUNK, at):
-        if content != zeros[: len(content)]:
-            yield at, at + len(content)
-        at += len(content)
 
 
 def new_anonymous(size: int, flags: int = 0) -> int:

@@ -14,28 +14,30 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, Union
 
-from ..images.pagemap import PAGE_SIZE
-from ..images.ranges import Range, difference, intersection, merged
-from ..progress import uncounted
-from ..resources.memory.shared import filled_runs
+from ...images.pagemap import PAGE_SIZE, Run
+from ...images.ranges import Range, difference, intersection, merged
+from ...progress import uncounted
+from .filled import filled_runs
 
 _CHUNK = 1 << 18
 """Bytes that are compared at once."""
-_DIGEST_SIZE = 16
+DIGEST_SIZE = 16
+_NO_LIMIT = 1 << 64
 
 
 def _sha256(data: memoryview) -> bytes:
-    return hashlib.sha256(data).digest()[:_DIGEST_SIZE]
+    return hashlib.sha256(data).digest()[:DIGEST_SIZE]
 
 
 digest: Callable[[memoryview], bytes] = _sha256
 """Returns 16 bytes that two contents share by accident once in 2^128."""
+ALGORITHM = "sha256"
 LOOK_RATE = 1_500_000_000
 """Bytes a second that are read and compared by one core, roughly."""
 try:
     import xxhash
 
-    digest, LOOK_RATE = xxhash.xxh3_128_digest, 7_000_000_000
+    digest, ALGORITHM, LOOK_RATE = xxhash.xxh3_128_digest, "xxh3_128", 7_000_000_000
 except ImportError:  # it is an option, not a dependency, though many times as fast
     pass
 
@@ -58,7 +60,7 @@ class Emptied(NamedTuple):
 Change = Union[Filled, Emptied]
 
 
-class _Chunk(NamedTuple):
+class Chunk(NamedTuple):
     """A chunk as it was."""
 
     ranges: Sequence[Range]
@@ -69,14 +71,35 @@ class _Chunk(NamedTuple):
     """The digest of each, one behind the other."""
 
 
-_NOTHING = _Chunk((), b"", b"")
+_NOTHING = Chunk((), b"", b"")
 
 
 class SeenObject:
     """One object, as it was when it was looked at last: empty at first."""
 
-    def __init__(self) -> None:
-        self._chunks: dict[int, _Chunk] = {}
+    def __init__(self, chunks: Iterable[Chunk] = ()) -> None:
+        self._chunks = {chunk.ranges[0][0] // _CHUNK: chunk for chunk in chunks}
+
+    @staticmethod
+    def of_pages(pages: int, runs: Iterable[Run]) -> SeenObject:
+        """Return the object of RUNS, whose pages our descriptor PAGES has, one behind the other from where it is. Raises OSError."""
+        buffer, found = memoryview(bytearray(_CHUNK)), list[Chunk]()
+        for _index, ranges in _chunks(runs, _NO_LIMIT):
+            size = sum(end - start for start, end in ranges)
+            if os.readv(pages, [buffer[:size]]) != size:
+                raise EOFError("the pages are truncated")
+            found.append(_chunk(ranges, buffer[:size], digest(buffer[:size])))
+        return SeenObject(found)
+
+    @property
+    def chunks(self) -> Iterable[Chunk]:
+        """What is known of it, in ascending order."""
+        return [self._chunks[index] for index in sorted(self._chunks)]
+
+    @property
+    def ranges(self) -> Iterable[Range]:
+        """The pages that hold data."""
+        return merged(one for chunk in self.chunks for one in chunk.ranges)
 
     def changes(self, local: int, size: int, count: Callable[[int], None] = uncounted) -> Iterator[Change]:
         """Yield what has changed in the first SIZE bytes of the object that our descriptor LOCAL has open. Raises OSError.
@@ -87,19 +110,18 @@ class SeenObject:
         end = -(-size // PAGE_SIZE) * PAGE_SIZE
         before, self._chunks = self._chunks, {}
         buffer = memoryview(bytearray(_CHUNK))
-        for index, ranges in _chunks(local, end):
+        for index, ranges in _chunks(filled_runs(local), end):
             data = _read(local, ranges, buffer)
             count(len(data))
             known, whole = before.pop(index, _NOTHING), digest(data)
             if whole == known.whole and ranges == known.ranges:
                 self._chunks[index] = known
                 continue
-            pages = b"".join(digest(data[at : at + PAGE_SIZE]) for at in range(0, len(data), PAGE_SIZE))
-            self._chunks[index] = _Chunk(ranges, whole, pages)
+            self._chunks[index] = chunk = _chunk(ranges, data, whole)
             emptied = list(intersection(difference(known.ranges, ranges), [(0, end)]))
             if emptied:
                 yield Emptied(emptied)
-            changed = _differing(ranges, data, known, pages) if known.ranges else Filled(ranges, data)
+            changed = _differing(chunk, data, known) if known.ranges else Filled(ranges, data)
             if changed.ranges:
                 yield changed
         gone = list(intersection((one for _index, chunk in sorted(before.items()) for one in chunk.ranges), [(0, end)]))
@@ -107,10 +129,14 @@ class SeenObject:
             yield Emptied(gone)
 
 
-def _chunks(local: int, limit: int) -> Iterator[tuple[int, list[Range]]]:
-    """Yield the chunks of LOCAL below LIMIT that hold data, each with the ranges that do. Raises OSError."""
+def _chunk(ranges: Sequence[Range], data: memoryview, whole: bytes) -> Chunk:
+    return Chunk(ranges, whole, b"".join(digest(data[at : at + PAGE_SIZE]) for at in range(0, len(data), PAGE_SIZE)))
+
+
+def _chunks(runs: Iterable[Run], limit: int) -> Iterator[tuple[int, list[Range]]]:
+    """Yield the chunks below LIMIT in which RUNS lie, each with the ranges that do."""
     index, ranges = -1, list[Range]()
-    for run in filled_runs(local):
+    for run in runs:
         start, end = run.start, min(run.end, limit)
         while start < end:
             stop = min(end, (start // _CHUNK + 1) * _CHUNK)
@@ -135,16 +161,16 @@ def _read(local: int, ranges: Iterable[Range], buffer: memoryview) -> memoryview
     return buffer[:at]
 
 
-def _differing(ranges: Sequence[Range], data: memoryview, before: _Chunk, pages: bytes) -> Filled:
-    """Return what differs of DATA, the content of RANGES, from the chunk BEFORE, by the digests of its PAGES."""
-    known = dict(_digests(before.ranges, before.pages))
-    changed = [(at, address) for at, (address, found) in enumerate(_digests(ranges, pages)) if known.get(address) != found]
+def _differing(chunk: Chunk, data: memoryview, before: Chunk) -> Filled:
+    """Return what differs of CHUNK, which has DATA, from how it was BEFORE."""
+    known = dict(_digests(before))
+    changed = [(at, address) for at, (address, found) in enumerate(_digests(chunk)) if known.get(address) != found]
     content = b"".join(data[at * PAGE_SIZE : (at + 1) * PAGE_SIZE] for at, _address in changed)
     return Filled(list(merged((address, address + PAGE_SIZE) for _at, address in changed)), memoryview(content))
 
 
-def _digests(ranges: Sequence[Range], pages: bytes) -> Iterator[tuple[int, bytes]]:
-    """Yield each page in RANGES with its digest in PAGES."""
-    addresses = (address for start, end in ranges for address in range(start, end, PAGE_SIZE))
+def _digests(chunk: Chunk) -> Iterator[tuple[int, bytes]]:
+    """Yield the address of each page of CHUNK, and its digest."""
+    addresses = (address for start, end in chunk.ranges for address in range(start, end, PAGE_SIZE))
     for at, address in enumerate(addresses):
-        yield address, pages[at * _DIGEST_SIZE : (at + 1) * _DIGEST_SIZE]
+        yield address, chunk.pages[at * DIGEST_SIZE : (at + 1) * DIGEST_SIZE]
