@@ -98,6 +98,7 @@ def obstacles(surveys: Mappings, stopped: bool = True) -> Iterator[Obstacle]:
     if not attached:
         return
     segments = sysvipc.segments()
+    others: Dict[int, int] = {}
     for pid, mapping in attached:
         area, segment = mapping.area, segments.get(mapping.area.inode)
         where = f"mapping {area.start:x}-{area.end:x} ({area.name})"
@@ -106,7 +107,9 @@ def obstacles(surveys: Mappings, stopped: bool = True) -> Iterator[Obstacle]:
         elif area.offset or area.end - area.start != _whole(segment.size, mapping.huge_shift):
             yield Obstacle(pid, where, f"it is a part of segment {segment.id} only", "detach it before the dump")
         elif segment.attachments > sum(other.area.inode == segment.id for _pid, other in attached):
-            other = _attached_outside(segment.id, next(iter(surveys)))
+            if segment.id not in others:
+                others[segment.id] = _attached_outside(segment.id, next(iter(surveys)))
+            other = others[segment.id]
             if other or stopped:
                 who = f"process {other}" if other else "a process"
                 why = f"segment {segment.id} is attached by {who} outside of the tree too"
