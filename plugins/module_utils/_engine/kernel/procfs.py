@@ -155,6 +155,14 @@ def lives(pid: int) -> bool:
         return False
 
 
+def has_ended(pid: int, tid: int) -> bool:
+    """Tell whether thread TID of PID is gone, or a zombie: nobody can trace it any more."""
+    try:
+        return _read(f"/proc/{pid}/task/{tid}/stat").rpartition(")")[2].split()[0] in "ZX"
+    except GONE:
+        return True
+
+
 def ends(tid: int) -> bool:
     """Tell whether thread TID is a zombie, or is about to be one: it is exiting, or was sent SIGKILL."""
     try:
@@ -265,3 +273,8 @@ def ranges(listed: str) -> FrozenSet[int]:
 def boot_id() -> str:
     """Return what tells this boot of the machine from all others."""
     return _read("/proc/sys/kernel/random/boot_id").strip()
+
+
+def numbering() -> str:
+    """Return what tells this boot and our PID namespace from all others: only where both are the same has a PID the same meaning."""
+    return f"{boot_id()}-{os.stat('/proc/self/ns/pid').st_ino:x}"

@@ -9,6 +9,7 @@ import errno
 import os
 import signal
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Dict, List, Optional, Set, Tuple
 
@@ -172,7 +173,7 @@ class FrozenTree:
         except (ProcessLookupError, FileNotFoundError):
             return None  # it ended meanwhile
         except PermissionError as error:
-            if pid != self.root and procfs.stat(pid).state == "Z":
+            if tid != self.root and procfs.has_ended(pid, tid):
                 return None
             raise TargetError(_why_not_seized(pid, tid, error)) from error
         return Tracee(pid, tid, options)
@@ -275,9 +276,10 @@ def _repeat_interrupted(tracee: Tracee) -> None:
 
 
 def _why_not_seized(pid: int, tid: int, error: OSError) -> str:
-    tracer = procfs.status(pid, tid).get("TracerPid", "0")
-    if tracer != "0":
-        return f"process {pid} is traced by process {tracer} already; end that tracer (a debugger or strace) first"
-    if procfs.stat(tid).state == "Z":
-        return f"process {pid} is a zombie; it can be dumped after its parent has reaped it"
+    if procfs.has_ended(pid, tid):
+        return f"process {pid} has ended, or is a zombie; name one that runs"
+    with suppress(*procfs.GONE):
+        tracer = procfs.status(pid, tid).get("TracerPid", "0")
+        if tracer != "0":
+            return f"process {pid} is traced by process {tracer} already; end that tracer (a debugger or strace) first"
     return f"process {pid} cannot be traced ({error.strerror}); run as root, or with CAP_SYS_PTRACE"

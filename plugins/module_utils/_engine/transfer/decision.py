@@ -125,8 +125,8 @@ def prune(role: str) -> None:
 
 def _sessions(role: str) -> list[str]:
     """Return the sessions of which something was written down."""
-    names = os.listdir(DIRECTORY) if os.path.isdir(DIRECTORY) else []
-    sessions = [name[: -len(_SUFFIX)].partition(f"-{role}-")[2] for name in names if name.endswith(_SUFFIX)]
+    names, own = os.listdir(DIRECTORY) if os.path.isdir(DIRECTORY) else [], f"{procfs.numbering()}-{role}-"
+    sessions = [name[len(own) : -len(_SUFFIX)] for name in names if name.startswith(own) and name.endswith(_SUFFIX)]
     return [session for session in sessions if is_session(session)]
 
 
@@ -138,7 +138,7 @@ def _is_there(pid: int, start: int) -> bool:
 
 
 def _path(role: str, session: str) -> str:
-    return os.path.join(DIRECTORY, f"{procfs.boot_id()}-{role}-{session}{_SUFFIX}")
+    return os.path.join(DIRECTORY, f"{procfs.numbering()}-{role}-{session}{_SUFFIX}")
 
 
 def state_here(session: str) -> str:

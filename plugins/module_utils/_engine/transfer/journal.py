@@ -34,7 +34,7 @@ class Journal:
     """What is written down of one move."""
 
     def __init__(self, session: str) -> None:
-        self._path = os.path.join(DIRECTORY, f"{procfs.boot_id()}-{session}{_SUFFIX}")
+        self._path = os.path.join(DIRECTORY, f"{procfs.numbering()}-{session}{_SUFFIX}")
 
     def write_down(self, files: Sequence[Placed]) -> None:
         """Keep FILES, as those of this process. Raises KernelError."""
@@ -56,7 +56,7 @@ def tidy() -> None:
     """Put the files of moves whose receiver was killed where they belong: the new ones if the tree runs here, else the old ones."""
     with suppress(FileNotFoundError):
         for name in os.listdir(DIRECTORY):
-            session = name.removesuffix(_SUFFIX).removeprefix(f"{procfs.boot_id()}-")
+            session = name.removesuffix(_SUFFIX).removeprefix(f"{procfs.numbering()}-")
             if name.endswith(_SUFFIX) and is_session(session):
                 _tidy(os.path.join(DIRECTORY, name), session)
 
