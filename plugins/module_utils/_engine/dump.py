@@ -202,11 +202,13 @@ def find_obstacles(options: DumpOptions, pids: Sequence[int], trackers: Trackers
                 again, warnings = _obstacles_of(options, pids, trackers)
                 obstacles = [obstacle for obstacle in obstacles if obstacle in again]
             return obstacles, warnings
-        except (TargetError, *procfs.GONE):
-            left = tuple(pid for pid in pids if procfs.lives(pid))
+        except (TargetError, *procfs.GONE) as error:
+            left = tuple(pid for pid in pids if procfs.lives(pid) and not procfs.ends(pid))
             if left == tuple(pids) or options.tree not in left:
                 check_target(options.tree)
-                raise
+                if isinstance(error, TargetError):
+                    raise
+                raise TargetError(f"a process of the tree changed while it was looked at ({error}); dump it again") from error
             pids = left  # what came meanwhile is looked at in the stop
 
 
