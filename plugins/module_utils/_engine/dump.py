@@ -14,7 +14,7 @@ from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 from . import untouched
 from .clock import Clock
 from .dedup import dedup
-from .errors import KernelError, Obstacle, TargetError, UnsupportedError
+from .errors import Obstacle, TargetError, UnsupportedError
 from .images.chain import Chain, open_chain
 from .images.directory import DumpDirectory, bytes_on_disk
 from .images.manifest import DUMP, FileRecord, Manifest
@@ -136,14 +136,14 @@ def dump(options: DumpOptions, log: logging.Logger) -> DumpResult:
 def newcomers_kept_away(options: DumpOptions, pids: Sequence[int], warnings: List[str]) -> Iterator[AcceptQueues]:
     """Yield where PIDS take connections that would be lost while they wait; none come for the length of the block where others move.
 
-    What keeps them from being kept away is added to WARNINGS. Raises KernelError.
+    What keeps them from being kept away is added to WARNINGS.
     """
     with ExitStack() as stack:
         try:
             stays = options.tcp_established and options.leave_running
             queues = AcceptQueues() if options.skip_in_flight or stays else AcceptQueues.look(pids)
-        except OSError as error:
-            raise KernelError(f"the kernel does not list TCP sockets ({error}); load the module tcp_diag") from error
+        except OSError:  # this kernel lists none (CONFIG_INET_TCP_DIAG): whether somebody waits is seen in the stop only
+            queues = AcceptQueues()
         if options.tcp_established:
             try:
                 stack.enter_context(queues.closed())
