@@ -99,6 +99,7 @@ def obstacles(surveys: Mappings, stopped: bool = True) -> Iterator[Obstacle]:
         return
     segments = sysvipc.segments()
     others: Dict[int, int] = {}
+    root = list(surveys)[0]
     for pid, mapping in attached:
         area, segment = mapping.area, segments.get(mapping.area.inode)
         where = f"mapping {area.start:x}-{area.end:x} ({area.name})"
@@ -108,7 +109,7 @@ def obstacles(surveys: Mappings, stopped: bool = True) -> Iterator[Obstacle]:
             yield Obstacle(pid, where, f"it is a part of segment {segment.id} only", "detach it before the dump")
         elif segment.attachments > sum(other.area.inode == segment.id for _pid, other in attached):
             if segment.id not in others:
-                others[segment.id] = _attached_outside(segment.id, next(iter(surveys)))
+                others[segment.id] = _attached_outside(segment.id, root)
             other = others[segment.id]
             if other or stopped:
                 who = f"process {other}" if other else "a process"
