@@ -127,3 +127,20 @@ def test_equal_pages_lie_in_one_place(sharing: Path) -> None:
         assert (os.statvfs(sharing).f_bfree - free) * os.statvfs(sharing).f_bsize > result.bytes_shared // 2
     assert open_chain(first).restorable() and open_chain(second).restorable()
     assert dedup(second, keep_restorable=True).bytes_shared == 0
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_where_no_pages_can_be_shared_none_are(mounted: Callable[..., Path], check: bool) -> None:
+    below = mounted("tmpfs")
+    for name in ("lower", "upper", "work", "merged"):
+        (below / name).mkdir()
+    layers = f"lowerdir={below}/lower,upperdir={below}/upper,workdir={below}/work"
+    done = subprocess.run(["mount", "-t", "overlay", "-o", layers, "none", below / "merged"], capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"cannot mount overlay here: {done.stderr.strip()}")
+    try:
+        make(below / "merged", "1", {0: 1, 1: 2})
+        newest = make(below / "merged", "2", {0: 3, 2: 2}, parent="1")
+        assert dedup(newest, check=check, keep_restorable=True).bytes_shared == 0
+    finally:
+        subprocess.run(["umount", below / "merged"], check=True)
