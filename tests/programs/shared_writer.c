@@ -79,28 +79,17 @@ static void obey(const char *line)
 	}
 }
 
-static void run(void)
+static void work(void)
 {
-	char line[64];
+	pid_t child;
 
-	answer("ready");
-	for (;;) {
-		pid_t child;
-
-		steps(EACH);
-		child = MUST(fork());
-		if (!child) {
-			steps(CHILD_STEPS);
-			_exit(0);
-		}
-		MUST(waitpid(child, NULL, 0));
-		if (poll(&(struct pollfd){ asks, POLLIN, 0 }, 1, 0) <= 0)
-			continue;
-		line[MUST(read(asks, line, sizeof(line) - 1)) - 1] = 0;
-		problems[0] = 0;
-		obey(line);
-		answer(problems[0] ? problems : "ok");
+	steps(EACH);
+	child = MUST(fork());
+	if (!child) {
+		steps(CHILD_STEPS);
+		_exit(0);
 	}
+	MUST(waitpid(child, NULL, 0));
 }
 
 int main(int argc, char **argv)
@@ -113,5 +102,5 @@ int main(int argc, char **argv)
 	progress->areas[0] = MUST(mmap(NULL, PAGES * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
 	progress->areas[1] = MUST(mmap(NULL, PAGES * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, progress->fd, 0));
 	steps(FIRST_STEPS);
-	run();
+	work_on(work, obey);
 }

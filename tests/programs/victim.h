@@ -107,6 +107,23 @@ static void serve(void (*obey)(const char *))
 	}
 }
 
+/* Do WORK without a pause, and answer the questions that come meanwhile: OBEY does what each asks for. */
+__attribute__((unused)) static void work_on(void (*work)(void), void (*obey)(const char *))
+{
+	char line[64];
+
+	answer("ready");
+	for (;;) {
+		work();
+		if (poll(&(struct pollfd){ asks, POLLIN, 0 }, 1, 0) <= 0)
+			continue;
+		line[MUST(read(asks, line, sizeof(line) - 1)) - 1] = 0;
+		problems[0] = 0;
+		obey(line);
+		answer(problems[0] ? problems : "ok");
+	}
+}
+
 /* The word that belongs to place NUMBER of area SEED. */
 __attribute__((unused)) static uint64_t word(uint64_t seed, uint64_t number)
 {

@@ -75,8 +75,6 @@ static void protect(void)
 	MUST(mprotect(area, PAGES * PAGE, PROT_READ | PROT_WRITE));
 }
 
-static void run(void);
-
 /* The child goes on writing by itself; it answers no questions but ends with 0 when all is right, at SIGTERM. */
 static volatile sig_atomic_t told_to_end;
 
@@ -128,21 +126,10 @@ static void obey(const char *line)
 		check_all();
 }
 
-static void run(void)
+static void steps(void)
 {
-	char line[64];
-
-	answer("ready");
-	for (;;) {
-		for (int i = 0; i < EACH; i++)
-			step();
-		if (poll(&(struct pollfd){ asks, POLLIN, 0 }, 1, 0) <= 0)
-			continue;
-		line[MUST(read(asks, line, sizeof(line) - 1)) - 1] = 0;
-		problems[0] = 0;
-		obey(line);
-		answer(problems[0] ? problems : "ok");
-	}
+	for (int i = 0; i < EACH; i++)
+		step();
 }
 
 int main(int argc, char **argv)
@@ -151,5 +138,5 @@ int main(int argc, char **argv)
 	begin(argv);
 	progress = MUST(mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
 	area = MUST(mmap(NULL, PAGES * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
-	run();
+	work_on(steps, obey);
 }

@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from . import untouched
@@ -100,8 +99,7 @@ def dump(options: DumpOptions, log: logging.Logger) -> DumpResult:
         files_kept = stack.enter_context(FilesKept(options.files, options.images_dir, parent))
         files_kept.look_ahead(pids)
         queues = stack.enter_context(newcomers_kept_away(options, pids, trackers.warnings))
-        freeze, begin = partial(FrozenTree, options.tree, options.timeout), partial(clock.mark_again, "freezing")
-        with stopped_at_rest(freeze, queues, begin) as (tree, accepted):
+        with stopped_at_rest(options.tree, options.timeout, queues, clock) as (tree, accepted):
             clock.mark("frozen")
             files = stack.enter_context(FilesDump(options, trackers.own_descriptors(tree.pids), accepted))
             mounts = stack.enter_context(MountsDump(options))
@@ -203,7 +201,7 @@ def find_obstacles(options: DumpOptions, pids: Sequence[int], trackers: Trackers
                 obstacles = [obstacle for obstacle in obstacles if obstacle in again]
             return obstacles, warnings
         except (TargetError, *procfs.GONE) as error:
-            left = tuple(pid for pid in pids if procfs.lives(pid) and not procfs.ends(pid))
+            left = tuple(pid for pid in pids if procfs.goes_on(pid))
             if left == tuple(pids) or options.tree not in left:
                 check_target(options.tree)
                 if isinstance(error, TargetError):

@@ -215,8 +215,7 @@ class _Move:
             memory = stack.enter_context(MemoryDump(options, directory, self._sent, self._log, make_file=make_file, shared=shared))
             self._hook("pre-freeze")
             queues = stack.enter_context(dumping.newcomers_kept_away(options, pids, self._warnings))
-            frozen, begin = partial(FrozenTree, options.tree, options.timeout), partial(clock.mark_again, "freezing")
-            with urgent(), stopped_at_rest(frozen, queues, begin) as (tree, accepted):
+            with urgent(), stopped_at_rest(options.tree, options.timeout, queues, clock) as (tree, accepted):
                 clock.mark("frozen")
                 files = stack.enter_context(FilesDump(options, trackers.own_descriptors(tree.pids), accepted))
                 mounts, segments = stack.enter_context(MountsDump(options)), stack.enter_context(SysvDump())

@@ -24,7 +24,7 @@ from .images.chain import open_chain
 from .images.directory import DumpDirectory
 from .images.manifest import PRE_DUMP
 from .kernel.fdinfo import descriptors, fdinfo
-from .kernel.procfs import GONE, ends, lives
+from .kernel.procfs import GONE, goes_on
 from .options import DumpOptions
 from .parent import open_parent, reading_parent
 from .resources.files.dump import FilesDump
@@ -95,7 +95,7 @@ def scan(work: Work, pids: Sequence[int]) -> None:
         try:
             work.memory.scan_running(pid, work.trackers)
         except GONE as error:
-            if pid == work.options.tree or (lives(pid) and not ends(pid)):
+            if pid == work.options.tree or goes_on(pid):
                 raise TargetError(f"process {pid} has ended, or cannot be looked at ({error}); see that the service runs") from error
 
 

@@ -163,6 +163,11 @@ def has_ended(pid: int, tid: int) -> bool:
         return True
 
 
+def goes_on(pid: int) -> bool:
+    """Tell whether PID is there, no zombie, and not just exiting: then its memory is gone before it is a zombie."""
+    return lives(pid) and not ends(pid)
+
+
 def ends(tid: int) -> bool:
     """Tell whether thread TID is a zombie, or is about to be one: it is exiting, or was sent SIGKILL."""
     try:

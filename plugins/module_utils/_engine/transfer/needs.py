@@ -9,7 +9,7 @@ import os
 import platform
 import stat
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, NamedTuple
@@ -21,11 +21,12 @@ from ..kernel.fdinfo import descriptors, fdinfo
 from ..listening import bound, connected
 from ..resources.files.build_id import build_id
 from ..resources.inventory import machine
+from ..resources.memory.mapping import MEMORY_NAMES, SYSV_NAME
 from .carried import Carried
 from .codec import garbled
 
 
-_MEMORY = ("/memfd:", "/dev/zero", "/SYSV", "[anon_shmem:")
+_MEMORY = (*MEMORY_NAMES, SYSV_NAME)
 _OF_CONNECTIONS = ("tcp_repair", "network_lock_nftables")
 
 
@@ -115,7 +116,7 @@ def look(pids: Sequence[int], connections: bool = False, carried: Sequence[Carri
     features: dict[str, None] = {}
     threads: list[int] = []
     shared: dict[tuple[str, int], int] = {}
-    memory = huge = 0
+    memory, huge, pools = 0, 0, hugetlb.devices()
     for pid in pids:
         with suppress(*procfs.GONE):
             status = procfs.status(pid)
@@ -123,7 +124,7 @@ def look(pids: Sequence[int], connections: bool = False, carried: Sequence[Carri
             memory += _bytes(status, "VmRSS") - _bytes(status, "RssShmem")
             huge += _bytes(status, "HugetlbPages")
             areas = procfs.maps(pid)
-            shared.update(_shared(pid, areas))
+            shared.update(_shared(pid, areas, pools))
             _add_mapped(areas, programs, files)
             sockets = _add_open(pid, files)
             ports.update({(one.protocol, one.address, one.port): None for one in bound(pid, sockets)})
@@ -154,13 +155,13 @@ def _bytes(status: Mapping[str, str], name: str) -> int:
     return int(status.get(name, "0").split()[0]) << 10
 
 
-def _shared(pid: int, areas: Sequence[procfs.Area]) -> Iterator[tuple[tuple[str, int], int]]:
-    """Yield the objects of shared memory that PID maps in AREAS, each once for all who map it, and the bytes that it has in memory."""
+def _shared(pid: int, areas: Sequence[procfs.Area], pools: Container[int]) -> Iterator[tuple[tuple[str, int], int]]:
+    """Yield the objects of shared memory that PID maps in AREAS, but for those of POOLS of huge pages, and the bytes each has in memory."""
     for area in areas:
         if area.name.startswith(_MEMORY):
             with suppress(*procfs.GONE):
                 status = os.stat(f"/proc/{pid}/map_files/{area.start:x}-{area.end:x}")
-                if not status.st_nlink and status.st_dev not in hugetlb.devices():
+                if not status.st_nlink and status.st_dev not in pools:
                     yield (area.device, area.inode), status.st_blocks * 512
 
 

@@ -40,13 +40,13 @@ def look(pids: Sequence[int]) -> Shape:
     """
     root = pids[0]
     while True:
-        pids = [pid for pid in pids if procfs.lives(pid) and not procfs.ends(pid)]
+        pids = [pid for pid in pids if procfs.goes_on(pid)]
         if root not in pids:
             raise TargetError(f"process {root} has ended; name one that runs")
         try:
             return _look(pids)
         except procfs.GONE:
-            if all(procfs.lives(pid) and not procfs.ends(pid) for pid in pids):
+            if all(map(procfs.goes_on, pids)):
                 raise
 
 

@@ -12,10 +12,11 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
+from ...clock import Clock
 from ...kernel import procfs
 from ...kernel.fdinfo import descriptors
 from ...kernel.inet_diag import TCP_LISTEN, TCP_SYN_RECV, TcpSocket, tcp_sockets
@@ -74,23 +75,20 @@ class AcceptQueues:
 
 
 @contextmanager
-def stopped_at_rest(
-    freeze: Callable[[], FrozenTree], queues: AcceptQueues, begin: Callable[[], None]
-) -> Iterator[tuple[FrozenTree, frozenset[int]]]:
-    """Stop a tree by FREEZE when nobody waits in QUEUES, each time after BEGIN; the last time in any case.
+def stopped_at_rest(root: int, timeout: float, queues: AcceptQueues, clock: Clock) -> Iterator[tuple[FrozenTree, frozenset[int]]]:
+    """Stop the tree under ROOT, each time within TIMEOUT seconds, until nobody waits in QUEUES; the last time in any case.
 
-    Yields the tree, and the inodes of those on which nobody waited. Raises what FREEZE does, OSError.
+    Yields the tree, and the inodes of those on which nobody waited; CLOCK has when it began to be stopped, as "freezing".
+    Raises what FrozenTree does, OSError.
     """
-    for _attempt in range(_ATTEMPTS - 1):
-        begin()
-        with freeze() as tree:
-            if not queues.waiting():
-                yield tree, queues.inodes
+    for left in reversed(range(_ATTEMPTS)):
+        clock.mark_again("freezing")
+        with FrozenTree(root, timeout) as tree:
+            waiting = queues.waiting()
+            if not waiting or not left:
+                yield tree, queues.inodes - waiting
                 return
         time.sleep(_PAUSE)
-    begin()
-    with freeze() as tree:
-        yield tree, queues.inodes - queues.waiting()
 
 
 def _listed(state: int) -> Iterator[TcpSocket]:

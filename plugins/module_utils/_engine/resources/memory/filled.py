@@ -5,11 +5,11 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from typing import Iterator, Tuple
 
 from ...images.pagemap import PAGE_SIZE, Run
+from ...images.punch import data_ranges
 from ...kernel import hugetlb
 
 _CHUNK = 1 << 21
@@ -29,17 +29,9 @@ def filled_runs(local: int) -> Tuple[Run, ...]:
 
 
 def _filled(fd: int) -> Iterator[Tuple[int, int]]:
-    """Yield the ranges of FD that hold data (lseek(2), SEEK_DATA)."""
-    at = 0
-    while True:
-        try:
-            start = os.lseek(fd, at, os.SEEK_DATA)
-        except OSError as error:
-            if error.errno == errno.ENXIO:
-                return
-            raise
-        at = os.lseek(fd, start, os.SEEK_HOLE)
-        yield start, -(-at // PAGE_SIZE) * PAGE_SIZE
+    """Yield the ranges of FD that hold data, to the end of their last page."""
+    for start, end in data_ranges(fd):
+        yield start, -(-end // PAGE_SIZE) * PAGE_SIZE
 
 
 def _filled_huge(fd: int) -> Iterator[Tuple[int, int]]:

@@ -52,12 +52,13 @@ _LASTING = frozenset(_ADVICE_OF) | {"gd", "nr", "sl"}
 EARLY_ADVICE = (MADV_HUGEPAGE, MADV_NOHUGEPAGE)
 """What decides the size of the pages that a mapping is filled with."""
 _PROT_OF = {"r": mmap.PROT_READ, "w": mmap.PROT_WRITE, "x": mmap.PROT_EXEC}
-_SYSV_NAME = "/SYSV"
+SYSV_NAME = "/SYSV"
+"""What maps shows of segments of System V shared memory (newseg in ipc/shm.c)."""
 _AIO_NAME, _SOCKET_NAME = "/[aio]", "socket:["
 _HUGE_NAME = "/anon_hugepage"
-_MEMORY_NAMES = ("/memfd:", "/dev/zero (deleted)", "[anon_shmem:", _HUGE_NAME)
+MEMORY_NAMES = ("/memfd:", "/dev/zero (deleted)", "[anon_shmem:", _HUGE_NAME)
 """What maps shows of memory that is a file: memfd_create(2), MAP_SHARED | MAP_ANONYMOUS, the same with a name (PR_SET_VMA_ANON_NAME)."""
-_HUGE_NAMES = ("/memfd:", _SYSV_NAME, _HUGE_NAME)
+_HUGE_NAMES = ("/memfd:", SYSV_NAME, _HUGE_NAME)
 _NO_FD = (1 << 64) - 1
 
 
@@ -180,14 +181,14 @@ def _status(area: Area, heap: int, devices: Dict[str, int]) -> int:
         return VMA_AREA_REGULAR | VMA_AREA_VDSO | VMA_ANON_PRIVATE
     if area.name in VVAR_NAMES:
         return VMA_AREA_REGULAR | VMA_AREA_VVAR | VMA_ANON_PRIVATE
-    if area.shared and area.device in devices and area.name.startswith(_SYSV_NAME):
+    if area.shared and area.device in devices and area.name.startswith(SYSV_NAME):
         return VMA_AREA_REGULAR | VMA_ANON_SHARED | VMA_AREA_SYSVIPC
     if area.name.startswith(_AIO_NAME) and area.shared:
         return VMA_AREA_AIORING
     if area.name.startswith(_SOCKET_NAME):
         return VMA_AREA_REGULAR | VMA_AREA_SOCKET
     if area.inode and not (devices.get(area.device) and area.name.startswith(_HUGE_NAME) and not area.shared):
-        memory = area.device in devices and area.name.startswith(_MEMORY_NAMES)
+        memory = area.device in devices and area.name.startswith(MEMORY_NAMES)
         return VMA_AREA_REGULAR | (VMA_FILE_SHARED if area.shared else VMA_FILE_PRIVATE) | (VMA_AREA_MEMFD if memory else 0)
     return VMA_AREA_REGULAR | VMA_ANON_PRIVATE | (VMA_AREA_HEAP if area.name == "[heap]" or area.start == heap else 0)
 

@@ -26,6 +26,7 @@ from . import digests
 from .filled import filled_runs, is_huge
 from .seen import Filled, SeenObject
 
+_PAGEMAP = "pagemap-shmem-"
 _PIECE = 1 << 21
 """Bytes of an object of huge pages that are written at once."""
 _LARGEST = 1 << 30
@@ -93,11 +94,10 @@ class SharedMemory:
 
     def look_ahead(self) -> None:
         """Read what the parent tells of its objects: the tree runs still. Raises ChainError, ImagesError."""
-        for name in self._parent.top.pagemaps() if self._parent is not None else ():
-            shmid = name.rpartition("-")[2] if name.startswith("pagemap-shmem-") else ""
-            seen = digests.read(self._parent.top, int(shmid)) if self._parent is not None and shmid else None
-            if seen is not None:
-                self._before[int(shmid)] = seen
+        if self._parent is not None:
+            shmids = [int(name[len(_PAGEMAP) :]) for name in self._parent.top.pagemaps() if name.startswith(_PAGEMAP)]
+            found = ((shmid, digests.read(self._parent.top, shmid)) for shmid in shmids)
+            self._before = {shmid: seen for shmid, seen in found if seen is not None}
 
     def copy(self, first_id: int, objects: Sequence[SharedObject]) -> None:
         """Write the content of OBJECTS, from pages file FIRST_ID on; the tree stands still. Raises ImagesError, OSError."""
@@ -116,7 +116,7 @@ class SharedMemory:
     def write_images(self, images: ImagesDir) -> None:
         """Write the pagemaps, and the digests for the next dump. Raises ImagesError."""
         for one in self._objects:
-            write_runs(images, f"pagemap-shmem-{one.shmid}", one.pages_id, one.runs)
+            write_runs(images, f"{_PAGEMAP}{one.shmid}", one.pages_id, one.runs)
             if self._remember:
                 digests.write(images, one.shmid, one.seen or _seen(one))
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
+from functools import cache, partial
 from typing import Any, Dict, Iterable, Iterator, List, Sequence
 
 from ...errors import Obstacle, RestoreError, UnsupportedError
@@ -25,14 +26,12 @@ from ...kernel.syscall import syscall
 from ...kernel.sysvipc import Segment
 from ...options import Filled
 from ..sysv_objects import ObjectsDump, ObjectsRestore
-from .mapping import Mapping
+from .mapping import SYSV_NAME, Mapping
 from .shared import SharedObject, extents_of, fill
 
 IMAGE = "ipcns-shm-3"
 """3 is the id of the IPC namespace in the ids of every task (resources/inventory.py)."""
 
-_NAME = "/SYSV"
-"""What the names of segments begin with in /proc/PID/maps (newseg in ipc/shm.c)."""
 Mappings = Dict[int, Sequence[Mapping]]
 """By process."""
 
@@ -98,8 +97,7 @@ def obstacles(surveys: Mappings, stopped: bool = True) -> Iterator[Obstacle]:
     if not attached:
         return
     segments = sysvipc.segments()
-    others: Dict[int, int] = {}
-    root = list(surveys)[0]
+    outside = cache(partial(_attached_outside, list(surveys)[0]))
     for pid, mapping in attached:
         area, segment = mapping.area, segments.get(mapping.area.inode)
         where = f"mapping {area.start:x}-{area.end:x} ({area.name})"
@@ -108,21 +106,19 @@ def obstacles(surveys: Mappings, stopped: bool = True) -> Iterator[Obstacle]:
         elif area.offset or area.end - area.start != _whole(segment.size, mapping.huge_shift):
             yield Obstacle(pid, where, f"it is a part of segment {segment.id} only", "detach it before the dump")
         elif segment.attachments > sum(other.area.inode == segment.id for _pid, other in attached):
-            if segment.id not in others:
-                others[segment.id] = _attached_outside(segment.id, root)
-            other = others[segment.id]
+            other = outside(segment.id)
             if other or stopped:
                 who = f"process {other}" if other else "a process"
                 why = f"segment {segment.id} is attached by {who} outside of the tree too"
                 yield Obstacle(pid, where, why, "dump a tree that holds all of them, or detach it there")
 
 
-def _attached_outside(shmid: int, root: int) -> int:
+def _attached_outside(root: int, shmid: int) -> int:
     """Return a process outside of the tree under ROOT that has segment SHMID attached; 0 when we see none."""
     tree = set(procfs.descendants(root))
     for pid in procfs.processes():
         with suppress(*procfs.GONE, PermissionError):
-            attached = pid not in tree and any(area.inode == shmid and area.name.startswith(_NAME) for area in procfs.maps(pid))
+            attached = pid not in tree and any(area.inode == shmid and area.name.startswith(SYSV_NAME) for area in procfs.maps(pid))
             if attached and pid not in procfs.descendants(root):  # it may have come just now
                 return pid
     return 0
